@@ -1,0 +1,1 @@
+"""The pool of images on S3: objects (``store``) and images, copies and fragments (``pool``)."""

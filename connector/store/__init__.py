@@ -1,0 +1,1 @@
+"""Objects: one narrow interface, and the stores that keep its promises."""

@@ -1,0 +1,1 @@
+"""From a backup product's catalogue and its tapes to verified images in the pool."""

@@ -1,0 +1,1 @@
+"""On-tape formats: layouts (``*_layout.py``) apart from the logic that walks them."""

@@ -1,0 +1,1 @@
+"""Tapes: sources of blocks and filemarks, and the shelf they stand on."""
