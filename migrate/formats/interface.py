@@ -93,8 +93,8 @@ class TapeFormat(Protocol):
         """Take the wanted fragments out of one tape file.
 
         events begins with the tape file's first block and ends before its filemark; a medium
-        that ends early gives an EndOfTape event. Every wanted fragment gets exactly one Done, whatever
-        the bytes are.
+        that ends early gives an EndOfTape event. Every wanted fragment gets exactly one Done,
+        whatever the bytes are.
         """
         ...
 
