@@ -1,0 +1,1 @@
+"""What tests of several parts need: S3 servers, buckets, faults."""
