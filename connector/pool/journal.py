@@ -1,0 +1,153 @@
+"""The journal: what was intended, and what S3 has confirmed, on local disk.
+
+Write the intent, act, write the receipt; recovery is reading the journal. One process at a time.
+Everything in it can be lost without losing an image: the bucket is the truth, and then at worst
+bytes that are not yet committed are sent again.
+
+An attempt to write an image is a row of ``attempts``; its objects are rows of ``objects``; the
+parts that S3 has confirmed of the object being written are rows of ``parts``. An attempt's rows
+go when its facts are in the outbox, so the journal stays as small as the work in progress.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from catalog.errors import JournalError
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS attempts (
+    token TEXT PRIMARY KEY, name TEXT NOT NULL, copy INTEGER NOT NULL, state TEXT NOT NULL,
+    request TEXT NOT NULL, manifest BLOB, UNIQUE (name, copy)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS objects (
+    token TEXT NOT NULL, number INTEGER NOT NULL, state TEXT NOT NULL, upload_id TEXT,
+    offset INTEGER NOT NULL, start_state BLOB, end_state BLOB, record TEXT,
+    PRIMARY KEY (token, number)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parts (
+    token TEXT NOT NULL, object INTEGER NOT NULL, number INTEGER NOT NULL, size INTEGER NOT NULL,
+    etag TEXT NOT NULL, crc64nvme BLOB NOT NULL, image_state BLOB, object_state BLOB,
+    PRIMARY KEY (token, object, number)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, fact TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS ledger_commit (
+    id INTEGER PRIMARY KEY CHECK (id = 1), sequence INTEGER NOT NULL, data BLOB NOT NULL,
+    last_fact INTEGER NOT NULL, rows INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS tickets (
+    ticket TEXT PRIMARY KEY, request TEXT NOT NULL, asked_at INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ticket_objects (
+    ticket TEXT NOT NULL, key TEXT NOT NULL, version_id TEXT, size INTEGER NOT NULL,
+    asked INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (ticket, key)
+) WITHOUT ROWID;
+"""
+
+
+class Journal:
+    """An open journal, locked against other processes.
+
+    ``transaction`` is the only way in. A transaction is safe against a kill at any moment; with
+    durable=True it is on the disk, and so safe against a power cut, when it returns.
+    """
+
+    def __init__(self, path: Path, *, schema: str = "") -> None:
+        """Open or create; schema adds the tables of whoever shares the file.
+
+        Raises:
+            JournalError: another process holds it, a newer program wrote it, or the disk fails.
+        """
+        self.path = path
+        self._mutex = threading.RLock()
+        self._lock_fd = _take_lock(path)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA busy_timeout=5000")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:
+                raise JournalError(f"{path} was written by a newer Tapelift", hint="use that one")
+            self._db.executescript(_SCHEMA + schema)
+            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        except sqlite3.Error as exc:
+            os.close(self._lock_fd)
+            raise _journal_error(path, exc) from exc
+        except JournalError:
+            os.close(self._lock_fd)
+            raise
+
+    @contextlib.contextmanager
+    def transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """All or nothing. Transactions of several threads follow one another."""
+        with self._mutex:
+            try:
+                # a pragma inside a transaction has no effect, so it comes first
+                self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.Error as exc:
+                raise _journal_error(self.path, exc) from exc
+
+    def setting(self, key: str) -> str | None:
+        """A remembered value, or None."""
+        with self.transaction() as db:
+            row = db.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def remember(self, key: str, value: str) -> None:
+        """Remember a value."""
+        with self.transaction(durable=True) as db:
+            db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value))
+
+    def close(self) -> None:
+        """Close and unlock. Closing twice does no harm."""
+        with self._mutex:
+            if self._lock_fd >= 0:
+                self._db.close()
+                os.close(self._lock_fd)
+                self._lock_fd = -1
+
+
+def _take_lock(path: Path) -> int:
+    lock = path.with_name(path.name + ".lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise JournalError(
+            f"cannot create {lock}: {exc.strerror}",
+            hint="choose a work folder that you may write to, on a local disk",
+        ) from exc
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(fd)
+        raise JournalError(
+            f"{path} is in use by another process",
+            hint="wait for it, or choose another work folder",
+        ) from exc
+    return fd
+
+
+def _journal_error(path: Path, exc: sqlite3.Error) -> JournalError:
+    text = str(exc)
+    if "full" in text:
+        return JournalError(f"the disk under {path} is full", hint="make room, then start again")
+    return JournalError(
+        f"{path}: {text}",
+        hint="check the disk; a work folder that is damaged can be set aside and begun anew",
+    )

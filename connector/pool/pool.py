@@ -1,0 +1,368 @@
+"""The front door: one pool of images in one prefix of one bucket.
+
+A pool is one naming domain. Calls may come from several threads; a writer or a reader belongs to
+one thread at a time. One process at a time uses a journal.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from types import TracebackType
+from typing import Self
+
+from catalog.errors import (
+    CorruptObject,
+    ImageExists,
+    ImageNotFound,
+    ObjectExists,
+    ObjectNotFound,
+    Unsupported,
+)
+from catalog.ledger import Ledger
+from catalog.model import Fact, LockMode, StorageClass, iso
+from connector.pool import names, outbox, recall, verify
+from connector.pool.attempts import Attempts, AttemptState, WriteRequest
+from connector.pool.commit import MANIFEST_OPTIONS, OnCommit, commit, finish_commit
+from connector.pool.config import PoolConfig
+from connector.pool.context import WRITER, Arena, PoolContext
+from connector.pool.journal import Journal
+from connector.pool.manifest import CEILING, Manifest, Origin, Retention, Within
+from connector.pool.outbox import Outbox
+from connector.pool.prices import Prices
+from connector.pool.reader import ImageReader
+from connector.pool.resume import clean_away, resume_writer
+from connector.pool.writer import ImageWriter
+from connector.store.interface import Capabilities, ObjectStore, PartChecksum, RecallTier, Upload
+
+POOL_FORMAT = "tapelift-pool/1"
+
+
+class Pool:
+    """Images, copies and fragments on an object store.
+
+    run_id goes into every fact, so that the ledger can tell one run's work from another's.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        journal: Journal,
+        ledger: Ledger,
+        *,
+        config: PoolConfig | None = None,
+        clock: Callable[[], int] = time.time_ns,
+        run_id: str | None = None,
+        actor: str | None = None,
+        encryption: str = "none",
+    ) -> None:
+        """Open the pool, creating it in an empty prefix.
+
+        Raises:
+            StoreUnusable: the bucket is missing or may not be used.
+            CorruptObject: what lies in the prefix is not a pool that we know.
+        """
+        config = config or PoolConfig()
+        self.journal = journal
+        self._context = PoolContext(
+            store=store,
+            journal=journal,
+            attempts=Attempts(journal),
+            config=config,
+            capabilities=_capabilities(store, journal),
+            arena=Arena(config.images_open * (config.parts_in_flight + 1), config.part_size),
+            threads=ThreadPoolExecutor(
+                config.images_open * config.parts_in_flight, thread_name_prefix="part"
+            ),
+            clock=clock,
+            actor=actor or f"{getpass.getuser()}@{socket.gethostname()}",
+            run_id=run_id,
+            encryption=encryption,
+        )
+        self._outbox = Outbox(
+            journal,
+            ledger,
+            batch_rows=config.ledger_rows,
+            batch_seconds=config.ledger_seconds,
+        )
+        _create_or_check(store, clock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads; the journal stays open. Call ``flush`` before for the ledger."""
+        self._context.threads.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def context(self) -> PoolContext:
+        """The pool's parts, for the neighbours in this package."""
+        return self._context
+
+    @property
+    def uri(self) -> str:
+        """Where the pool is; holds no secret."""
+        return self._context.store.uri
+
+    # --- writing -------------------------------------------------------------------------
+
+    def check_lock(self, mode: LockMode) -> None:
+        """Say early that a lock cannot be kept.
+
+        Raises:
+            Unsupported: the bucket has no Object Lock.
+        """
+        if mode is not LockMode.NONE and not self._context.capabilities.object_lock:
+            raise Unsupported(
+                f"{self.uri} has no Object Lock, so images cannot be locked as {mode}",
+                hint="enable Object Lock on the bucket (it needs versioning), or use --lock none",
+            )
+
+    def write_image(
+        self,
+        name: str,
+        copy: int,
+        *,
+        storage_class: StorageClass = StorageClass.STANDARD,
+        tags: tuple[tuple[str, str], ...] = (),
+        on_commit: OnCommit | None = None,
+    ) -> ImageWriter:
+        """Begin to write a copy of an image, or go on where an earlier process stopped.
+
+        ``offset`` of the writer is where the next byte belongs. A resumed writer keeps the class
+        and the sizes it was begun with.
+
+        Raises:
+            ImageExists: the copy is complete already.
+            NameInvalid: the name cannot be a key.
+        """
+        names.image_folder(name, copy, prefix_length=len(self.uri))
+        attempt = self._context.attempts.find(name, copy)
+        if attempt is not None and attempt.state is AttemptState.COMMITTING:
+            finish_commit(self._context, attempt, on_commit)
+            attempt = None
+        if attempt is not None:
+            writer = resume_writer(self._context, attempt, self._committer(on_commit))
+            if writer is not None:
+                return writer
+            clean_away(self._context, attempt)
+        if self.find(name, copy) is not None:
+            raise ImageExists(
+                f"image {name!r} copy {copy} is in {self.uri} already",
+                hint="nothing needs to be done; verify it if in doubt",
+            )
+        request = WriteRequest(
+            storage_class=storage_class,
+            tags=tags,
+            part_size=self._context.config.part_size,
+            fragment_size=self._context.config.fragment_size,
+        )
+        token = secrets.token_hex(8)
+        self._context.attempts.begin(token, name, copy, request)
+        return ImageWriter(
+            self._context, request, self._committer(on_commit), name=name, copy=copy, token=token
+        )
+
+    def place_image(
+        self,
+        name: str,
+        copy: int,
+        *,
+        within: Sequence[Within],
+        origin: Origin,
+        retention: Retention,
+        size: int | None = None,
+        on_commit: OnCommit | None = None,
+    ) -> Manifest:
+        """Commit an image whose bytes lie inside other images (multiplexed tape files).
+
+        Raises:
+            ImageExists: the copy is complete already.
+        """
+        attempt = self._context.attempts.find(name, copy)
+        if attempt is not None:
+            clean_away(self._context, attempt)
+        token = secrets.token_hex(8)
+        request = WriteRequest(
+            storage_class=StorageClass.STANDARD, tags=(), part_size=1, fragment_size=1
+        )
+        self._context.attempts.begin(token, name, copy, request)
+        manifest = Manifest(
+            name=name,
+            copy=copy,
+            token=token,
+            created_at=self._context.clock(),
+            writer=WRITER,
+            size=size,
+            sha256=None,
+            fragments=(),
+            within=tuple(within),
+            origin=origin,
+            retention=retention,
+        )
+        return commit(self._context, manifest, on_commit)
+
+    def abort(self, writer: ImageWriter) -> None:
+        """Give an image up: no part, no object and no journal row of it is left."""
+        writer.release()
+        attempt = self._context.attempts.find(writer.name, writer.copy)
+        if attempt is not None:
+            clean_away(self._context, attempt)
+
+    def pending(self) -> list[tuple[str, int, AttemptState]]:
+        """Images that an earlier process left, as (name, copy, state)."""
+        return [(row.name, row.copy, row.state) for row in self._context.attempts.all()]
+
+    def recover(self, on_commit: OnCommit | None = None) -> list[Manifest]:
+        """Finish every commit that a crash interrupted; images still being written are left."""
+        finished: list[Manifest] = []
+        for attempt in self._context.attempts.all():
+            if attempt.state is AttemptState.COMMITTING:
+                try:
+                    finished.append(finish_commit(self._context, attempt, on_commit))
+                except ImageExists:
+                    continue
+        return finished
+
+    def abandon(self, name: str, copy: int) -> None:
+        """Clean away an image that an earlier process left and nobody will finish."""
+        attempt = self._context.attempts.find(name, copy)
+        if attempt is not None:
+            clean_away(self._context, attempt)
+
+    def orphans(self) -> Iterator[Upload]:
+        """Uploads below this pool that this journal does not know. Another host may own them."""
+        own = {row.token for row in self._context.attempts.all()}
+        for upload in self._context.store.uploads(f"{names.IMAGES}/"):
+            if upload.key.rpartition("/")[2].partition("-")[0] not in own:
+                yield upload
+
+    def _committer(self, on_commit: OnCommit | None) -> Callable[[Manifest], Manifest]:
+        return lambda manifest: commit(self._context, manifest, on_commit)
+
+    # --- reading -------------------------------------------------------------------------
+
+    def find(self, name: str, copy: int) -> Manifest | None:
+        """The manifest of a complete copy, or None."""
+        key = names.manifest_key(name, copy)
+        try:
+            data = self._context.store.read(key, ceiling=CEILING)
+        except ObjectNotFound:
+            return None
+        return Manifest.from_json(data, where=f"{self.uri}/{key}")
+
+    def stat(self, name: str, copy: int | None = None) -> Manifest:
+        """The manifest of a copy; without a number that of the lowest copy there is.
+
+        Raises:
+            ImageNotFound: there is none.
+        """
+        copies = self.copies(name) if copy is None else [copy]
+        for number in copies:
+            manifest = self.find(name, number)
+            if manifest is not None:
+                return manifest
+        which = "" if copy is None else f" copy {copy}"
+        raise ImageNotFound(
+            f"image {name!r}{which} is not in {self.uri}",
+            hint="list the pool's images, or look the name up with tapecatalog ls",
+        )
+
+    def copies(self, name: str) -> list[int]:
+        """Numbers of the copies that have a folder, ascending."""
+        folder = f"{names.IMAGES}/{names.encode(name)}"
+        return sorted(int(n) for n in self._context.store.folders(folder) if n.isdecimal())
+
+    def images(self) -> Iterator[tuple[str, int]]:
+        """Every complete copy as (name, copy), in the order of the keys."""
+        for stored in self._context.store.scan(f"{names.IMAGES}/"):
+            parts = stored.key.split("/")
+            if len(parts) == 4 and parts[3] == names.MANIFEST and parts[2].isdecimal():
+                yield names.decode(parts[1]), int(parts[2])
+
+    def open_image(self, manifest: Manifest) -> ImageReader:
+        """Read a complete copy."""
+        return ImageReader(self._context, manifest)
+
+    def verify(self, manifest: Manifest, depth: verify.Depth) -> verify.Verification:
+        """Compare a copy with its manifest, to a depth; a result, not an exception."""
+        return verify.verify(self._context, manifest, depth)
+
+    # --- recall --------------------------------------------------------------------------
+
+    def quote_recall(
+        self, manifests: Sequence[Manifest], prices: Prices, *, tier: RecallTier, days: int
+    ) -> recall.RecallQuote:
+        """What a recall of these images would cost and take; asks for nothing."""
+        return recall.quote(self._context, manifests, prices, tier=tier, days=days)
+
+    def request_recall(self, offer: recall.RecallQuote, *, max_cost: float | None) -> str:
+        """Ask for everything in a quote; gives a ticket. OverBudget: nothing was asked for."""
+        return recall.request(self._context, offer, max_cost=max_cost)
+
+    def recall_progress(self, ticket: str) -> recall.RecallProgress:
+        """How far a ticket is."""
+        return recall.progress(self._context, ticket)
+
+    # --- the ledger ----------------------------------------------------------------------
+
+    def record(self, facts: Iterable[Fact]) -> None:
+        """Put facts on their way to the ledger."""
+        with self.journal.transaction(durable=True) as db:
+            outbox.add(db, facts)
+
+    def flush_due(self) -> None:
+        """Commit to the ledger if enough waits, or long enough."""
+        self._outbox.flush_due()
+
+    def flush(self) -> None:
+        """Commit everything that waits to the ledger."""
+        self._outbox.flush()
+
+
+def _capabilities(store: ObjectStore, journal: Journal) -> Capabilities:
+    """What the endpoint can do: tried once, then remembered beside the work."""
+    key = f"capabilities {store.uri}"
+    remembered = journal.setting(key)
+    if remembered is None:
+        found = store.probe()
+        journal.remember(key, json.dumps(asdict(found)))
+        return found
+    fields = json.loads(remembered)
+    return Capabilities(**{**fields, "part_checksum": PartChecksum(fields["part_checksum"])})
+
+
+def _create_or_check(store: ObjectStore, clock: Callable[[], int]) -> None:
+    fields = {"format": POOL_FORMAT, "created_at": iso(clock()), "writer": WRITER}
+    try:
+        data = store.read(names.POOL_FILE, ceiling=65_536)
+    except ObjectNotFound:
+        try:
+            text = json.dumps(fields, indent=1).encode() + b"\n"
+            store.put(names.POOL_FILE, text, MANIFEST_OPTIONS, only_if_absent=True)
+            return
+        except ObjectExists:
+            data = store.read(names.POOL_FILE, ceiling=65_536)
+    try:
+        found = json.loads(data)["format"]
+    except (ValueError, KeyError, TypeError):
+        found = None
+    if found != POOL_FORMAT:
+        raise CorruptObject(
+            f"{store.uri}/{names.POOL_FILE} is not of a pool that this program knows ({found!r})",
+            hint="choose another prefix, or use a newer Tapelift",
+        )
