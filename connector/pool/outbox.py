@@ -8,6 +8,7 @@ committed again, and a ledger that has them already says so.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sqlite3
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from catalog.errors import CommitConflict
+from catalog.files import name_of
 from catalog.ledger import Commit, Ledger
 from catalog.model import (
     Fact,
@@ -103,7 +105,14 @@ class Outbox:
             row = db.execute("SELECT sequence, data, last_fact, rows FROM ledger_commit").fetchone()
         if row is not None:
             sequence, data, last_fact, rows = row
-            self._commit(Commit.of(sequence, bytes(data), rows), last_fact)
+            commit = Commit(
+                sequence=sequence,
+                name=name_of(sequence),
+                data=data,
+                sha256=hashlib.sha256(data).hexdigest(),
+                rows=rows,
+            )
+            self._commit(commit, last_fact)
 
     def _commit(self, commit: Commit, last_fact: int) -> None:
         try:
@@ -112,7 +121,6 @@ class Outbox:
             # another writer has this number, so these bytes can never appear under it
             with self._journal.transaction(durable=True) as db:
                 db.execute("DELETE FROM ledger_commit")
-            self._ledger.refresh()
             return
         with self._journal.transaction(durable=True) as db:
             db.execute("DELETE FROM ledger_commit")
