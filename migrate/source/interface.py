@@ -72,6 +72,12 @@ class TapeSource(Protocol):
         ...
 
     @property
+    def keeps_records(self) -> bool:
+        """Whether a Block is a record as it was written. False where the boundaries are lost (a
+        folder of tape files): then the blocks' lengths mean nothing."""
+        ...
+
+    @property
     def position(self) -> Position:
         """Where the next ``read`` begins."""
         ...
