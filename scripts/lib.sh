@@ -1,7 +1,7 @@
 # What the scripts share; sourced by them, never run. Sets root (the checkout) and venv.
 # shellcheck shell=bash
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 # shellcheck disable=SC2034  # the scripts that source this file use it
 venv=$root/.venv
 
@@ -34,24 +34,27 @@ find_python() {
   die "no Python 3.11 or later on the path; install python3 (3.11+) with pip"
 }
 
-# create_venv PYTHON: make an empty virtual environment. Debian ships venv without ensurepip, so
-# where that is missing the system's pip installs into it.
+# create_venv PYTHON FOLDER: make an empty virtual environment. Debian ships venv without
+# ensurepip, so where that is missing the system's pip installs into it.
 create_venv() {
   if "$1" -c 'import ensurepip, venv' 2>/dev/null; then
-    "$1" -m venv --clear "$venv"
+    "$1" -m venv --clear "$2"
   elif "$1" -m pip --version >/dev/null 2>&1; then
-    "$1" -m venv --clear --without-pip "$venv"
+    "$1" -m venv --clear --without-pip "$2"
   else
     die "$1 has neither ensurepip nor pip; install python3-venv or python3-pip"
   fi
 }
 
-# venv_pip ARGS...: run pip for the virtual environment.
-venv_pip() {
-  if "$venv/bin/python" -c 'import pip' 2>/dev/null; then
-    "$venv/bin/python" -m pip "$@"
+# pip_for FOLDER ARGS...: run pip for a virtual environment.
+pip_for() {
+  local folder=$1 python
+  shift
+  if "$folder/bin/python" -c 'import pip' 2>/dev/null; then
+    "$folder/bin/python" -m pip --disable-pip-version-check "$@"
   else
-    "$(find_python)" -m pip --python "$venv/bin/python" "$@"
+    python=$(find_python) || return
+    "$python" -m pip --disable-pip-version-check --python "$folder/bin/python" "$@"
   fi
 }
 
@@ -64,7 +67,7 @@ venv_state() {
 # ensure_venv: .venv holds exactly the locked packages and this checkout. Costs nothing, and needs
 # no network, when it already does; says so on standard error when it must install.
 ensure_venv() {
-  local stamp=$venv/.installed
+  local stamp=$venv/.installed python
   exec 9<"$root/pyproject.toml"
   flock 9 # two scripts started at once must not install into each other
   if [ -f "$stamp" ] && [ "$(head -n 1 "$stamp")" != "$root" ]; then
@@ -72,15 +75,16 @@ ensure_venv() {
   fi
   if ! "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     printf '%s: making %s\n' "${0##*/}" "$venv" >&2
-    create_venv "$(find_python)"
+    python=$(find_python)
+    create_venv "$python" "$venv"
   fi
   if ! venv_state | cmp -s - "$stamp"; then
     printf '%s: installing the locked packages into %s\n' "${0##*/}" "$venv" >&2
     rm -f "$stamp"
-    venv_pip install --quiet --disable-pip-version-check --require-hashes \
+    pip_for "$venv" install --quiet --require-hashes \
       --requirement "$root/requirements/dev.txt" >&2
     # setuptools is locked and installed by now; build isolation would fetch it unlocked.
-    venv_pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+    pip_for "$venv" install --quiet --no-deps --no-build-isolation \
       --editable "$root" >&2
     venv_state >"$stamp"
   fi
