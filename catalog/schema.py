@@ -341,8 +341,7 @@ def decode(data: bytes | memoryview) -> Iterator[Fact]:
     """
     file = _open(data)
     footer_of(file)
-    present = set(file.schema_arrow.names)
-    columns = [column for column in COLUMNS if column.field.name in present]
+    columns = _present(file.schema_arrow)
     try:
         for batch in file.iter_batches(
             batch_size=10_000, columns=[column.field.name for column in columns]
@@ -350,6 +349,17 @@ def decode(data: bytes | memoryview) -> Iterator[Fact]:
             yield from _facts(batch, columns)
     except (pa.ArrowException, OSError) as exc:
         raise CatalogError(f"rows cannot be read: {exc}") from exc
+
+
+def _present(schema: pa.Schema) -> list[Column]:
+    """The columns that a file has: later versions add some, and never change or take away one."""
+    for field in SCHEMA:
+        if field.name not in schema.names:
+            if not field.nullable:
+                raise CatalogError(f"column {field.name} is missing")
+        elif not pa.types.is_list(field.type) and schema.field(field.name).type != field.type:
+            raise CatalogError(f"column {field.name} is of type {schema.field(field.name).type}")
+    return [column for column in COLUMNS if column.field.name in schema.names]
 
 
 def _facts(batch: pa.RecordBatch, columns: Sequence[Column]) -> Iterator[Fact]:
@@ -364,7 +374,7 @@ def _restored(array: pa.Array, column: Column) -> list[Any]:
         array = array.cast(NUMBER)
     try:
         return [column.restore(value) for value in array.to_pylist()]
-    except (ValueError, TypeError, KeyError) as exc:
+    except (ValueError, TypeError, KeyError) as exc:  # also text that is not UTF-8
         raise CatalogError(
             f"column {column.field.name}: {exc}", hint="use a newer version of this program"
         ) from exc
