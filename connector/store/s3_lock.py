@@ -20,42 +20,12 @@ from catalog.errors import (
     Unsupported,
 )
 from catalog.model import NANOSECONDS, LockMode, iso
-from catalog.s3 import VENDOR_ERRORS, vendor_code
 from connector.store import s3_facts
 from connector.store.interface import Capabilities, StoredObject
+from connector.store.retention import Retention
 from connector.store.s3_bucket import S3Bucket
 
 logger = logging.getLogger(__name__)
-
-_NO_RETENTION = ("NoSuchObjectLockConfiguration", "ObjectLockConfigurationNotFoundError")
-
-_STRENGTH = {LockMode.NONE: 0, LockMode.GOVERNANCE: 1, LockMode.COMPLIANCE: 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """A lock on one version; until is nanoseconds, and one that has ended binds nobody."""
-
-    mode: LockMode = LockMode.NONE
-    until: int = 0
-
-    def check_extended_by(self, asked: Retention, what: str, *, now: int) -> bool:
-        """Whether asked changes anything. Raises ObjectLocked when it would weaken this lock."""
-        if asked.mode is LockMode.NONE:
-            raise Unsupported(f"{what}: a lock cannot be taken away", hint="wait until it ends")
-        if self.mode is LockMode.NONE or self.until <= now:
-            return True
-        if asked.until < self.until:
-            raise ObjectLocked(
-                f"{what}: locked until {iso(self.until)}, asked for {iso(asked.until)}",
-                hint="a lock can be extended, never shortened",
-            )
-        if _STRENGTH[asked.mode] < _STRENGTH[self.mode]:
-            raise ObjectLocked(
-                f"{what}: locked in {self.mode} mode, asked for {asked.mode}",
-                hint="a lock can be strengthened, never weakened",
-            )
-        return asked != self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,30 +44,21 @@ class Locks:
         """
         what = f"locking {key}"
         asked = Retention(mode, -(-until // NANOSECONDS) * NANOSECONDS)
-        named = self.bucket.names(key, version_id)
-        before = self._retention(named, what)
-        if not before.check_extended_by(asked, what, now=self.clock()):
+        if not self._adds(asked, key, version_id, what):
             return
         until_there = s3_facts.to_datetime(asked.until)
-        parameters = named | {"Retention": {"Mode": str(mode), "RetainUntilDate": until_there}}
+        parameters = self.bucket.names(key, version_id)
+        parameters |= {"Retention": {"Mode": str(mode), "RetainUntilDate": until_there}}
         try:
             self._call(what, self.bucket.client.put_object_retention, parameters)
         except StoreUnusable:  # we have no right to, or another one extended it meanwhile
-            if self._retention(named, what).check_extended_by(asked, what, now=self.clock()):
+            if self._adds(asked, key, version_id, what):
                 raise
 
-    def _retention(self, named: dict[str, Any], what: str) -> Retention:
-        def ask(**parameters: Any) -> Any:
-            try:
-                return self.bucket.client.get_object_retention(**parameters)
-            except VENDOR_ERRORS as exc:
-                if vendor_code(exc) in _NO_RETENTION:
-                    return {}
-                raise
-
-        held: dict[str, Any] = self._call(what, ask, named).get("Retention", {})
-        until = s3_facts.to_ns(held.get("RetainUntilDate"))
-        return Retention(s3_facts.lock_mode(held.get("Mode")), until or 0)
+    def _adds(self, asked: Retention, key: str, version_id: str | None, what: str) -> bool:
+        stored = self.stat(key, version_id)
+        before = Retention(stored.lock_mode, stored.lock_until or 0)
+        return before.check_extended_by(asked, what, now=self.clock())
 
     def set_hold(self, key: str, on: bool, version_id: str | None) -> None:
         """PutObjectLegalHold."""
@@ -146,6 +107,6 @@ class Locks:
             return None
         if stored.hold:
             return "under a legal hold"
-        if stored.lock_mode is not LockMode.NONE and (stored.lock_until or 0) > self.clock():
+        if Retention(stored.lock_mode, stored.lock_until or 0).holds(self.clock()):
             return f"locked in {stored.lock_mode} mode until {iso(stored.lock_until)}"
         return None
