@@ -81,10 +81,10 @@ ensure_venv() {
   if ! venv_state | cmp -s - "$stamp"; then
     printf '%s: installing the locked packages into %s\n' "${0##*/}" "$venv" >&2
     rm -f "$stamp"
-    pip_for "$venv" install --quiet --require-hashes \
+    pip_for "$venv" install -qq --require-hashes \
       --requirement "$root/requirements/dev.txt" >&2
     # setuptools is locked and installed by now; build isolation would fetch it unlocked.
-    pip_for "$venv" install --quiet --no-deps --no-build-isolation \
+    pip_for "$venv" install -qq --no-deps --no-build-isolation \
       --editable "$root" >&2
     venv_state >"$stamp"
   fi

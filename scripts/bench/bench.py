@@ -13,12 +13,14 @@ import os
 import platform
 import statistics
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
 from measure import Failed, Run, endpoint, measure, observed, stored_size
-from peers import BARE, OURS, find
+from peers import BARE, OURS, Competitor, Target, find
 
 GIB = 1 << 30
+WARM_UP = 4096
 UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": GIB, "TIB": 1 << 40}
 
 
@@ -64,32 +66,52 @@ def parse_size(text: str) -> int:
 def compare(direction: str, sizes: list[int], rounds: int, programs: list[str]) -> list[Row]:
     """Run everybody at every size, in turns, and give the rows. Progress goes to stderr."""
     found, absent = find(programs)
-    rows: list[Row] = []
     for name in absent:
         print(f"{name} is not installed and is left out", file=sys.stderr)
+    rows: list[Row] = []
     with endpoint() as target:
+        for competitor in found:
+            warm_up(competitor, direction, target)
         for size in sizes:
-            table = {c.name: Row(c.name, c.version, size) for c in found}
+            table = [(program, Row(program.name, program.version, size)) for program in found]
+            rows += [row for _, row in table]
             for turn in range(rounds):
-                for competitor in found:
-                    row = table[competitor.name]
+                for competitor, row in table:
                     if row.error:
                         continue
-                    say = (
-                        f"{direction} {size / GIB:g} GiB, round {turn + 1} of {rounds}: {row.name}"
-                    )
-                    print(say, file=sys.stderr, flush=True)
+                    what = f"{direction} {size / GIB:g} GiB, round {turn + 1} of {rounds}"
+                    print(f"{what}: {row.name}", file=sys.stderr, flush=True)
                     try:
-                        row.runs.append(measure(competitor, direction, size, target))
-                        row.carried = observed(target)
-                        if direction == "put" and competitor.name not in (OURS, BARE):
-                            there = stored_size(target, competitor.name)
-                            if there != size:
-                                raise Failed(f"{row.name} stored {there} bytes instead of {size}")
+                        if direction == "get" and row.name == OURS and not row.runs:
+                            measure(competitor, "prepare", size, target)
+                        run_once(competitor, direction, row, target)
                     except Failed as failure:
                         row.error = str(failure)
-            rows += table.values()
     return rows
+
+
+def warm_up(competitor: Competitor, direction: str, target: Target) -> None:
+    """Run a program once, uncounted, so that its files are read and its modules compiled."""
+    print(f"warming up: {competitor.name}", file=sys.stderr, flush=True)
+    with suppress(Failed):  # the row will tell
+        measure(competitor, "prepare", WARM_UP, target)
+        if direction == "get":
+            measure(competitor, "get", WARM_UP, target)
+
+
+def run_once(competitor: Competitor, direction: str, row: Row, target: Target) -> None:
+    """Add one run to a row.
+
+    Raises:
+        Failed: the program did, or what it put is not what it was given.
+    """
+    observed(target)
+    row.runs.append(measure(competitor, direction, row.size, target))
+    row.carried = observed(target)
+    if direction == "put" and row.name not in (OURS, BARE):  # ours looks for itself
+        there = stored_size(target, row.name)
+        if there != row.size:
+            raise Failed(f"{row.name} stored {there} bytes instead of {row.size}")
 
 
 def ratio(row: Row, rows: list[Row]) -> float | None:

@@ -6,8 +6,8 @@ It speaks as much of S3 as s5cmd, rclone, the aws command line and Tapelift's po
 object, and answers 501 to the rest. Objects of up to 1 MiB are kept as they are (manifests);
 of larger ones only the size and the checksum that the client sent are kept, and a GET answers with
 the pattern of pattern.py. The key "generated/N" always exists and has N bytes. Signatures are not
-verified, and checksums only of what is kept: this measures clients. `GET /-/observed` tells, once, what
-the requests since the last time carried: which digests the client computed, and its part sizes.
+verified, and checksums only of what is kept: this measures clients. `GET /-/observed` tells, once,
+what the requests since then carried: which digests the client computed, and its part sizes.
 
 Not a model of S3 to test against; the test suite uses moto's server and the RADOS Gateway.
 """
@@ -269,24 +269,33 @@ class Bucket:
 
     def _list(self, request: Request) -> Answer:
         root = f"/{request.path.strip('/')}/"
-        prefix = request.query.get("prefix", "")
-        found = {
-            path.removeprefix(root): stored
-            for path, stored in sorted(self._objects.items())
-            if path.startswith(root + prefix)
-        }
+        prefix, delimiter = request.query.get("prefix", ""), request.query.get("delimiter", "")
+        keys = {path.removeprefix(root) for path in self._objects if path.startswith(root + prefix)}
         if _GENERATED.fullmatch(prefix):
-            found[prefix] = self._stored(root + prefix)
+            keys.add(prefix)
+        folders: set[str] = set()
+        if delimiter:
+            rests = {key: key.removeprefix(prefix) for key in keys}
+            folders = {
+                prefix + rest.split(delimiter)[0] + delimiter
+                for rest in rests.values()
+                if delimiter in rest
+            }
+            keys = {key for key, rest in rests.items() if delimiter not in rest}
         contents = "".join(
             f"<Contents><Key>{escape(key)}</Key><Size>{stored.size}</Size>"
             f"<ETag>{escape(stored.etag)}</ETag><StorageClass>STANDARD</StorageClass>"
             "<LastModified>2024-01-01T00:00:00.000Z</LastModified></Contents>"
-            for key, stored in found.items()
+            for key, stored in ((key, self._stored(root + key)) for key in sorted(keys))
+        ) + "".join(
+            f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>"
+            for folder in sorted(folders)
         )
         return _document(
             "ListBucketResult",
             f"<Name>{root.strip('/')}</Name><Prefix>{escape(prefix)}</Prefix>"
-            f"<KeyCount>{len(found)}</KeyCount><IsTruncated>false</IsTruncated>{contents}",
+            f"<KeyCount>{len(keys) + len(folders)}</KeyCount>"
+            f"<IsTruncated>false</IsTruncated>{contents}",
         )
 
     def _list_uploads(self, request: Request) -> Answer:

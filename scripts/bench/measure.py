@@ -73,7 +73,7 @@ def measure(competitor: Competitor, direction: str, size: int, target: Target) -
     if competitor.name == BARE:
         return _timed(competitor, direction, size, target)
     far, near = os.pipe()
-    if direction == "put":
+    if direction != "get":
         feeder = subprocess.Popen([*FEED, "source", str(size)], stdout=near)
         os.close(near)
         ends = {"stdin": far}

@@ -7,6 +7,7 @@ region, made-up credentials. Programs that are not installed are left out and na
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -41,7 +42,7 @@ class Target:
         kept = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("AWS_", "RCLONE_", "S3_", "TAPELIFT_"))
+            if not name.startswith(("AWS_", "RCLONE_", "S3_", "PYTHON", "TAPELIFT_"))
             and not name.lower().endswith("_proxy")
         }
         return kept | {
@@ -65,24 +66,29 @@ class Competitor:
     program: tuple[str, ...]
 
     def command(self, direction: str, size: int, target: Target) -> list[str]:
-        """Give the command that puts standard input, or gets size bytes to standard output."""
-        key = f"bench/{self.name.split()[0]}" if direction == "put" else f"bench/generated/{size}"
+        """Give the command that puts standard input, or gets size bytes to standard output.
+
+        direction is put, get, or prepare: a put of what the later gets read, for a program that
+        reads nothing but what it wrote.
+        """
+        putting = direction != "get"
+        key = f"bench/{self.name.split()[0]}" if putting else f"bench/generated/{size}"
         match self.name:
             case "s5cmd":
-                verb = "pipe" if direction == "put" else "cat"
+                verb = "pipe" if putting else "cat"
                 last = ["--endpoint-url", target.url, verb, f"s3://{key}"]
             case "rclone":
                 remote = f':s3,provider=AWS,env_auth=true,region=us-east-1,endpoint="{target.url}":'
                 options = ["--config", ""]
-                if direction == "put" and size > RCLONE_PARTS * RCLONE_DEFAULT_PART:
+                if putting and size > RCLONE_PARTS * RCLONE_DEFAULT_PART:
                     options += ["--s3-chunk-size", "16Mi"]  # it would stop at 48.8 GiB
-                verb = "rcat" if direction == "put" else "cat"
+                verb = "rcat" if putting else "cat"
                 last = [*options, verb, remote + key]
             case "aws s3 cp":
-                ends = ["-", f"s3://{key}"] if direction == "put" else [f"s3://{key}", "-"]
+                ends = ["-", f"s3://{key}"] if putting else [f"s3://{key}", "-"]
                 last = ["--endpoint-url", target.url, "s3", "cp", *ends]
             case _ if self.name == BARE:
-                last = ["send" if direction == "put" else "fetch", *target.host, str(size)]
+                last = ["send" if putting else "fetch", *target.host, str(size)]
             case _:
                 last = [direction, target.url, str(size)]
         return [*self.program, *last]
@@ -121,6 +127,10 @@ def _rclone() -> Competitor | None:
 
 
 def _aws() -> Competitor | None:
+    # As a module: pip gives the installed script a first line that cannot hold a space.
+    if importlib.util.find_spec("awscli"):
+        program = (sys.executable, "-m", "awscli")
+        return Competitor("aws s3 cp", _version([*program, "--version"]), program)
     return _on_path("aws s3 cp", "aws", ["--version"])
 
 

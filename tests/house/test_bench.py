@@ -135,6 +135,9 @@ def test_a_small_object_reads_back_as_it_was_and_can_be_created_once(client: Any
     assert (found["Body"].read(), found["Metadata"]) == (b"{}", {"who": "me"})
     keys = client.list_objects_v2(Bucket="bench", Prefix="images/")["Contents"]
     assert [entry["Key"] for entry in keys] == ["images/a%2Fb/manifest.json"]
+    folders = client.list_objects_v2(Bucket="bench", Prefix="images/", Delimiter="/")
+    assert "Contents" not in folders
+    assert folders["CommonPrefixes"] == [{"Prefix": "images/a%2Fb/"}]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""Tapelift's side of the comparison: the pool's public interface between a pipe and a bucket.
+
+usage: ours.py put URL BYTES        standard input becomes an image under a new name
+       ours.py prepare URL BYTES    the same, as the image that "get" reads
+       ours.py get URL BYTES        that image goes to standard output
+
+Every run opens the pool as a command does, with the defaults: it probes the endpoint, keeps a
+journal on the disk, writes manifest and ledger. Fails unless exactly BYTES bytes went through.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from catalog.ledger import Ledger
+from catalog.s3 import S3Location
+from connector.pool import Origin, Pool, Retention
+from connector.pool.journal import Journal
+from connector.store.s3 import S3Store
+
+COPY = 1
+
+
+@contextmanager
+def open_pool(url: str) -> Iterator[Pool]:
+    """Open the benchmark's pool with a journal of its own."""
+    location = S3Location("bench", "pool", url)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(Journal(Path(folder) / "journal")) as journal,
+        closing(S3Store(location)) as store,
+    ):
+        ledger = Ledger.open(f"{location.uri}/ledger", endpoint_url=url)
+        with Pool(store, journal, ledger) as pool:
+            yield pool
+            pool.flush()
+
+
+def put(url: str, size: int, name: str) -> None:
+    """Store standard input as an image."""
+    with open_pool(url) as pool, open(0, "rb", buffering=0, closefd=False) as source:
+        writer = pool.write_image(name, COPY)
+        while True:
+            with writer.buffer() as room:
+                received = source.readinto(room)
+            if not received:
+                break
+            writer.advance(received)
+        manifest = writer.close(origin=Origin(), retention=Retention())
+        if manifest.size != size:
+            sys.exit(f"{manifest.size} bytes arrived instead of {size}")
+
+
+def get(url: str, size: int, name: str) -> None:
+    """Write an image to standard output."""
+    with open_pool(url) as pool:
+        written = 0
+        for piece in pool.open_image(pool.stat(name)).stream():
+            at = 0
+            while at < piece.nbytes:
+                at += os.write(1, piece[at:])
+            written += at
+        if written != size:
+            sys.exit(f"{written} bytes were read instead of {size}")
+
+
+def main(arguments: list[str]) -> None:
+    match arguments:
+        case ["put", url, size]:
+            put(url, int(size), f"image-{secrets.token_hex(8)}")
+        case ["prepare", url, size]:
+            put(url, int(size), f"prepared-{size}")
+        case ["get", url, size]:
+            get(url, int(size), f"prepared-{size}")
+        case _:
+            sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
