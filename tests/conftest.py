@@ -8,6 +8,7 @@ import pytest
 
 from catalog.s3 import S3Location
 from tests.support import servers
+from tests.support.moto_s3 import moto_server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,7 +39,7 @@ def only_test_credentials() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def moto_endpoint(only_test_credentials: None) -> Iterator[str]:
     """URL of an S3 server with Glacier classes and checksums, slow but complete."""
-    with servers.moto_server() as url:
+    with moto_server() as url:
         yield url
 
 

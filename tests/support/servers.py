@@ -42,20 +42,6 @@ def credentials() -> Iterator[None]:
         os.environ.update(before)
 
 
-@contextmanager
-def moto_server() -> Iterator[str]:
-    """Moto's S3 on a free loopback port; gives its URL."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()
-
-
 def why_no_rgw() -> str | None:
     """The reason why a RADOS Gateway cannot be started here, or None."""
     missing = [
@@ -79,9 +65,14 @@ def rgw_server(folder: Path) -> Iterator[str]:
         subprocess.run([str(SCRIPT), "down", str(folder)], timeout=60, check=False)
 
 
-def new_bucket(endpoint_url: str, *, object_lock: bool = False, prefix: str = "") -> S3Location:
-    """Create an empty bucket with a name of its own. Object Lock brings versioning."""
-    location = S3Location(f"tapelift-{uuid.uuid4().hex[:16]}", prefix, endpoint_url)
+def new_bucket(
+    endpoint_url: str, *, object_lock: bool = False, prefix: str = "", kind: str = "tapelift-"
+) -> S3Location:
+    """Create an empty bucket whose name is its own and begins with kind.
+
+    Object Lock brings versioning.
+    """
+    location = S3Location(f"{kind}{uuid.uuid4().hex[:16]}", prefix, endpoint_url)
     client = make_client(location)
     try:
         client.create_bucket(Bucket=location.bucket, ObjectLockEnabledForBucket=object_lock)
