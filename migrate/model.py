@@ -29,6 +29,7 @@ class Problem(StrEnum):
     NO_TAPE_COPY = "no_tape_copy"
     MEDIA_REUSED = "media_reused"
     UNKNOWN_MEDIA = "unknown_media"
+    CONFLICT = "conflict"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +75,9 @@ class Image:
     """What one backup job wrote for one client and policy. Times are UTC nanoseconds.
 
     expires_at None with expires_infinite true is never; None with false is unknown or not yet
-    set. expected_copies is how many copies the catalogue claims. row is the line of the source
-    that first named the image, for reports.
+    set. unfinished: the catalogue itself says that the backup never ended. expected_copies is how
+    many copies the catalogue claims, expected_fragments how many fragments of the primary copy.
+    row is the line of the source that first named the image, for reports.
     """
 
     image_id: str
@@ -93,7 +95,9 @@ class Image:
     compressed: bool | None = None
     encrypted: bool | None = None
     hold: bool = False
+    unfinished: bool = False
     expected_copies: int | None = None
+    expected_fragments: int | None = None
     copies: tuple[Copy, ...] = ()
     problems: tuple[Problem, ...] = ()
     row: str | None = None
@@ -104,7 +108,8 @@ class Media:
     """A tape as the product knows it. media_id is not the barcode: keep both.
 
     label is what the tape itself must say it is, when that is not the media id (a GNU tar volume
-    label, say). assigned_at: see Fragment.media_assigned_at.
+    label, say). assigned_at: see Fragment.media_assigned_at; assigned_uncertainty is how far off
+    it may be, either way, because a report rounds it or does not name its time zone.
     """
 
     media_id: str
@@ -112,6 +117,7 @@ class Media:
     label: str | None = None
     density: str | None = None
     assigned_at: int | None = None
+    assigned_uncertainty: int = 0
     expires_at: int | None = None
     expires_infinite: bool = False
     frozen: bool = False

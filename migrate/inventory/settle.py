@@ -1,0 +1,241 @@
+"""From rows as they came to an inventory in order: sorted, repetitions dropped, conflicts named.
+
+All heavy work is sorting inside SQLite, which spills to disk, so memory does not grow with the
+catalogue. Python sees only those repeated rows that differ.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from catalog.model import iso
+from migrate.inventory import netbackup
+from migrate.inventory.report import ImportReport, Severity
+from migrate.inventory.rows import NEVER
+from migrate.inventory.schema import COPY, FRAGMENT, FRAGMENT_INDEX, IMAGE, listed
+from migrate.inventory.values import KIB
+
+Values = Mapping[str, Any]
+Merge = Callable[[Values, Values], tuple[dict[str, Any], list[str]]]
+"""Given the kept row and the other one: what to change in the kept one, and what differs."""
+
+
+def settle(db: sqlite3.Connection, report: ImportReport) -> None:
+    """Fill the final tables from the staging tables, and index them."""
+    _images(db, report)
+    _copies(db, report)
+    _fragments(db, report)
+    db.execute("UPDATE image SET product = ? WHERE product IS NULL", (netbackup.PRODUCT,))
+    db.execute(
+        "INSERT OR IGNORE INTO media SELECT DISTINCT f.media_id, NULL, NULL, NULL, NULL, 0, NULL,"
+        " 0, 0, 0, NULL FROM fragment f JOIN copy c USING (image_no, copy_number)"
+        " WHERE c.storage IS NOT 'disk'"
+    )
+    db.execute(FRAGMENT_INDEX)
+
+
+def _images(db: sqlite3.Connection, report: ImportReport) -> None:
+    columns = listed(IMAGE)
+    db.execute(
+        f"INSERT OR IGNORE INTO image ({columns}, source, line)"
+        f" SELECT {columns}, source, line FROM raw.image ORDER BY image_id, raw_no"
+    )
+    db.execute("CREATE TABLE raw.place (raw_no INTEGER PRIMARY KEY, image_no INTEGER NOT NULL)")
+    db.execute(
+        "INSERT INTO raw.place SELECT r.raw_no, i.image_no"
+        " FROM raw.image r JOIN main.image i ON i.image_id = r.image_id ORDER BY r.raw_no"
+    )
+    if _count(db, "raw.image") == _count(db, "main.image"):
+        return
+    _merge_repeats(
+        db,
+        report,
+        table="image",
+        columns=IMAGE,
+        key=("image_no",),
+        joined="raw.image r JOIN raw.place p ON p.raw_no = r.raw_no"
+        " JOIN main.image k ON k.image_no = p.image_no",
+        merge=_merge_image,
+    )
+
+
+def _copies(db: sqlite3.Connection, report: ImportReport) -> None:
+    columns = listed(COPY)
+    db.execute(
+        f"INSERT OR IGNORE INTO copy (image_no, {columns}, source, line)"
+        f" SELECT p.image_no, {listed(COPY, 'r')}, r.source, r.line"
+        " FROM raw.copy r JOIN raw.place p ON p.raw_no = r.raw_no"
+        " ORDER BY p.image_no, r.copy_number, r.rowid"
+    )
+    if _count(db, "raw.copy") == _count(db, "main.copy"):
+        return
+    _merge_repeats(
+        db,
+        report,
+        table="copy",
+        columns=COPY,
+        key=("image_no", "copy_number"),
+        joined="raw.copy r JOIN raw.place p ON p.raw_no = r.raw_no"
+        " JOIN main.copy k ON k.image_no = p.image_no AND k.copy_number = r.copy_number",
+        merge=_merge_copy,
+    )
+
+
+def _fragments(db: sqlite3.Connection, report: ImportReport) -> None:
+    columns = listed(FRAGMENT)
+    db.execute(
+        f"INSERT OR IGNORE INTO fragment (image_no, {columns}, source, line)"
+        f" SELECT p.image_no, {listed(FRAGMENT, 'r')}, r.source, r.line"
+        " FROM raw.fragment r JOIN raw.place p ON p.raw_no = r.raw_no"
+        " ORDER BY p.image_no, r.copy_number, r.fragment_number, r.rowid"
+    )
+    if _count(db, "raw.fragment") == _count(db, "main.fragment"):
+        return
+    _merge_repeats(
+        db,
+        report,
+        table="fragment",
+        columns=FRAGMENT,
+        key=("image_no", "copy_number", "fragment_number"),
+        joined="raw.fragment r JOIN raw.place p ON p.raw_no = r.raw_no"
+        " JOIN main.fragment k ON k.image_no = p.image_no AND k.copy_number = r.copy_number"
+        " AND k.fragment_number = r.fragment_number",
+        merge=_merge_fragment,
+    )
+
+
+def _count(db: sqlite3.Connection, table: str) -> int:
+    return int(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
+def _merge_repeats(
+    db: sqlite3.Connection,
+    report: ImportReport,
+    *,
+    table: str,
+    columns: Sequence[str],
+    key: Sequence[str],
+    joined: str,
+    merge: Merge,
+) -> None:
+    """Compare every repeated row with the one that was kept, one at a time.
+
+    The kept row is read anew for each, so a third row is compared with the first two together.
+    """
+    same = " AND ".join(f'r."{name}" IS k."{name}"' for name in columns)
+    query = (
+        f"SELECT k.image_no, i.image_id, {listed(tuple(columns), 'k')},"
+        f" {listed(tuple(columns), 'r')}, ks.path || ':' || k.line, rs.path || ':' || r.line"
+        f" FROM {joined} JOIN main.image i ON i.image_no = k.image_no"
+        " JOIN source ks ON ks.source = k.source JOIN source rs ON rs.source = r.source"
+        f" WHERE (r.source, r.line) IS NOT (k.source, k.line) AND NOT ({same})"
+        " ORDER BY r.rowid"
+    )
+    width = len(columns)
+    where = " AND ".join(f"{name} = ?" for name in key)
+    for found in db.execute(query):
+        image_no, image_id = found[0], found[1]
+        kept = dict(zip(columns, found[2 : 2 + width], strict=True))
+        other = dict(zip(columns, found[2 + width : 2 + 2 * width], strict=True))
+        kept_place, other_place = found[-2:]
+        changes, differences = merge(kept, other)
+        if changes:
+            sets = ", ".join(f'"{name}" = ?' for name in changes)
+            identity = [image_no, *(kept[name] for name in key[1:])]
+            db.execute(
+                f"UPDATE main.{table} SET {sets} WHERE {where}", (*changes.values(), *identity)
+            )
+        if differences:
+            what = " ".join([image_id, *(f"{name} {kept[name]}" for name in key[1:])])
+            _report(report, table, f"{kept_place} and {other_place}", what, differences)
+            if table == "fragment":
+                db.execute("UPDATE main.image SET conflict = 1 WHERE image_no = ?", (image_no,))
+
+
+def _report(
+    report: ImportReport, table: str, places: str, what: str, differences: Sequence[str]
+) -> None:
+    what = what.replace("_number", "")
+    message = f"disagree about {what}: {'; '.join(differences)}"
+    if table == "fragment":
+        report.add(Severity.ERROR, "rows_conflict", places, message)
+    else:
+        report.add(Severity.WARNING, "rows_differ", places, message)
+
+
+# --- what happens when two rows of the same thing differ ---------------------------------------
+
+
+def _fill(kept: Values, other: Values, names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What one row does not know the other may tell; what both know has to agree."""
+    changes: dict[str, Any] = {}
+    differences: list[str] = []
+    for name in names:
+        if other[name] is None or other[name] == kept[name]:
+            continue
+        if kept[name] is None:
+            changes[name] = other[name]
+        else:
+            differences.append(f"{name} {kept[name]} or {other[name]}")
+    return changes, differences
+
+
+def _later(kept: Values, other: Values) -> tuple[dict[str, Any], list[str]]:
+    """Of two expiries the later one is kept: data is held too long rather than lost."""
+    mine, theirs = kept["expires"], other["expires"]
+    if theirs is None or mine == theirs:
+        return {}, []
+    changes = {"expires": theirs} if mine is None or theirs > mine else {}
+    words = ["infinity" if time == NEVER else iso(time) for time in (mine, theirs)]
+    return changes, [] if mine is None else [f"expiry {words[0]} or {words[1]}"]
+
+
+def _either(kept: Values, other: Values, names: Sequence[str]) -> dict[str, Any]:
+    return {name: 1 for name in names if other[name] and not kept[name]}
+
+
+def _merge_image(kept: Values, other: Values) -> tuple[dict[str, Any], list[str]]:
+    """First come, but later expiry, any hold, and the row of a finished backup, win.
+
+    Exports of two days may rightly differ: copies were added, a running backup ended.
+    """
+    if kept["unfinished"] and other["expires"] is not None:
+        changes = {name: value for name, value in other.items() if value is not None}
+        return {**changes, "unfinished": 0, **_either(changes, kept, ("hold", "conflict"))}, []
+    if other["unfinished"] and kept["expires"] is not None:
+        return _either(kept, other, ("hold", "conflict")), []
+    own = ("expires", "hold", "conflict", "unfinished")
+    changes, differences = _fill(kept, other, [name for name in IMAGE if name not in own])
+    later, expiries = _later(kept, other)
+    flags = _either(kept, other, ("hold", "conflict", "unfinished"))
+    return {**changes, **later, **flags}, differences + expiries
+
+
+def _merge_copy(kept: Values, other: Values) -> tuple[dict[str, Any], list[str]]:
+    changes, differences = _fill(kept, other, ("storage",))
+    later, expiries = _later(kept, other)
+    return {**changes, **later, **_either(kept, other, ("hold",))}, differences + expiries
+
+
+def _merge_fragment(kept: Values, other: Values) -> tuple[dict[str, Any], list[str]]:
+    own = ("size_bytes", "size_is_exact")
+    changes, differences = _fill(kept, other, [name for name in FRAGMENT if name not in own])
+    mine, theirs = kept["size_bytes"], other["size_bytes"]
+    if theirs is None or (mine == theirs and kept["size_is_exact"]):
+        return changes, differences
+    if mine is None or (mine == theirs and other["size_is_exact"]):
+        return {
+            **changes,
+            "size_bytes": theirs,
+            "size_is_exact": other["size_is_exact"],
+        }, differences
+    # A size in whole KiB agrees with every exact size that rounds down to it.
+    if not kept["size_is_exact"] and other["size_is_exact"] and 0 <= theirs - mine < KIB:
+        return {**changes, "size_bytes": theirs, "size_is_exact": 1}, differences
+    if kept["size_is_exact"] and not other["size_is_exact"] and 0 <= mine - theirs < KIB:
+        return changes, differences
+    if mine != theirs:
+        differences.append(f"size_bytes {mine} or {theirs}")
+    return changes, differences

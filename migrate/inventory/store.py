@@ -1,0 +1,418 @@
+"""The inventory: everything the catalogues say, in SQLite, read back as a stream of images.
+
+Made for ten million images in bounded memory. Life of an inventory: ``create``, ``add`` rows of
+any number of files, ``settle`` once; from then on it is read. ``open`` takes a settled one.
+The planner may mark copies as ``select``-ed and walk their fragments tape by tape.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from migrate.errors import InventoryError
+from migrate.inventory import reading, settle
+from migrate.inventory.report import ImportReport, Severity
+from migrate.inventory.rows import CopyRow, ImageRow, MediaRow, Row
+from migrate.inventory.schema import (
+    COPY,
+    FINAL,
+    FRAGMENT,
+    IMAGE,
+    SCHEMA_VERSION,
+    STAGING,
+    insert_raw,
+)
+from migrate.model import Fragment, Image, Media
+
+_T = TypeVar("_T")
+
+BATCH = 10_000
+"""Rows handed to SQLite at once while importing."""
+
+CACHE_KIB = 64 * 1024
+"""SQLite's page cache, per database; an import has two, and its sorter takes as much again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much an inventory holds. media counts tapes, not disks."""
+
+    images: int
+    copies: int
+    fragments: int
+    media: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedFragment:
+    """A fragment with the names of its image and copy."""
+
+    image_id: str
+    copy_number: int
+    fragment: Fragment
+
+
+@dataclass(frozen=True, slots=True)
+class MediaTotal:
+    """What lies on one tape. size_bytes sums the known sizes, unknown_sizes counts the others."""
+
+    media_id: str
+    images: int
+    fragments: int
+    size_bytes: int
+    unknown_sizes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spanning:
+    """A copy on more than one tape; media in the order in which its data continues."""
+
+    image_id: str
+    copy_number: int
+    media: tuple[str, ...]
+
+
+class Inventory:
+    """See the module. One connection: used by one thread at a time."""
+
+    def __init__(self, db: sqlite3.Connection, path: Path | None, *, settled: bool) -> None:
+        self._db = db
+        self._path = path
+        self._settled = settled
+        self._raw_no = 0
+
+    # --- making -------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, path: Path | str) -> Inventory:
+        """Begin a new inventory at a path, or in memory (``:memory:``).
+
+        Nothing appears under path before ``settle``: work goes on in ``path.partial`` and
+        ``path.staging``, and what an interrupted import left there is replaced.
+
+        Raises:
+            InventoryError: the place cannot be written.
+        """
+        target = None if str(path) == ":memory:" else Path(path)
+        work, staging = ":memory:", ""  # "" is a temporary file of SQLite's own
+        if target is not None:
+            work, staging = _aside(target, "partial"), _aside(target, "staging")
+            for leftover in (work, staging):
+                Path(leftover).unlink(missing_ok=True)
+        try:
+            db = _connect(work)
+            db.execute("ATTACH ? AS raw", (staging,))
+            for schema in ("main", "raw"):  # made again from the catalogues if the host dies
+                db.execute(f"PRAGMA {schema}.journal_mode = OFF")
+                db.execute(f"PRAGMA {schema}.synchronous = OFF")
+                db.execute(f"PRAGMA {schema}.cache_size = -{CACHE_KIB}")
+            db.executescript(STAGING + FINAL)
+        except (sqlite3.Error, OSError) as exc:
+            raise _database_error(target, exc) from exc
+        return cls(db, target, settled=False)
+
+    @classmethod
+    def open(cls, path: Path) -> Inventory:
+        """Open a settled inventory.
+
+        Raises:
+            InventoryError: there is none, or it is of another version.
+        """
+        if not path.is_file():
+            raise InventoryError(f"{path}: there is no inventory", hint="import the catalogue")
+        try:
+            db = _connect(str(path))
+            row = db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()
+        except sqlite3.Error as exc:
+            raise _database_error(path, exc) from exc
+        if row is None or row[0] != SCHEMA_VERSION:
+            db.close()
+            raise InventoryError(
+                f"{path}: the inventory is of another version", hint="import the catalogue again"
+            )
+        return cls(db, path, settled=True)
+
+    def add(
+        self,
+        source: str,
+        rows: Iterable[Row | MediaRow],
+        report: ImportReport | None = None,
+    ) -> int:
+        """Take the rows of one source and return how many records. source is for reports.
+
+        Raises:
+            InventoryError: the inventory is settled, or the disk is full.
+        """
+        if self._settled:
+            raise InventoryError("a settled inventory takes no more rows")
+        try:
+            number = self._db.execute("INSERT INTO source (path) VALUES (?)", (source,)).lastrowid
+            assert number is not None
+            return self._add(source, number, rows, report or ImportReport())
+        except sqlite3.Error as exc:
+            raise _database_error(self._path, exc) from exc
+
+    def _add(
+        self, path: str, source: int, rows: Iterable[Row | MediaRow], report: ImportReport
+    ) -> int:
+        images: list[tuple[Any, ...]] = []
+        copies: list[tuple[Any, ...]] = []
+        fragments: list[tuple[Any, ...]] = []
+        last_image: ImageRow | None = None
+        last_copy: CopyRow | None = None
+        raw_no, total = self._raw_no, 0
+        for row in rows:
+            if isinstance(row, MediaRow):
+                total += row.listed  # a barcode beside a fragment is no record of its own
+                self._add_media(path, row, report)
+                continue
+            total += 1
+            line, image, copy, fragment = row
+            if image is not last_image and image != last_image:
+                raw_no += 1
+                images.append((raw_no, *image, source, line))
+                last_image, last_copy = image, None
+            if copy is not None and copy is not last_copy and copy != last_copy:
+                copies.append((raw_no, *copy, source, line))
+                last_copy = copy
+            if fragment is not None:
+                fragments.append((raw_no, *fragment, source, line))
+            if len(images) + len(fragments) >= BATCH:
+                self._flush(images, copies, fragments)
+        self._flush(images, copies, fragments)
+        self._raw_no = raw_no
+        return total
+
+    def _flush(
+        self,
+        images: list[tuple[Any, ...]],
+        copies: list[tuple[Any, ...]],
+        fragments: list[tuple[Any, ...]],
+    ) -> None:
+        self._db.executemany(insert_raw("image", IMAGE), images)
+        self._db.executemany(insert_raw("copy", COPY), copies)
+        self._db.executemany(insert_raw("fragment", FRAGMENT), fragments)
+        for batch in (images, copies, fragments):
+            batch.clear()
+
+    def _add_media(self, path: str, row: MediaRow, report: ImportReport) -> None:
+        """Tapes are few: they are merged as they come."""
+        place = f"{path}:{row.line}"
+        kept = self._db.execute(
+            "SELECT * FROM media WHERE media_id = ?", (row.media_id,)
+        ).fetchone()
+        values = dict(zip(MediaRow._fields[1:], row[1:], strict=True)) | {"place": place}
+        if kept is not None:
+            old = dict(zip(values, kept, strict=True))
+            values, differences = merge_media(old, values)
+            for difference in differences:
+                report.add(
+                    Severity.WARNING,
+                    "media_differ",
+                    f"{old['place']} and {place}",
+                    f"disagree about tape {row.media_id}: {difference}",
+                )
+        marks = ", ".join("?" * len(values))
+        self._db.execute(f"INSERT OR REPLACE INTO media VALUES ({marks})", tuple(values.values()))
+
+    def settle(self, report: ImportReport | None = None) -> None:
+        """Sort, drop repetitions, name conflicts in the report, index. Done once.
+
+        Raises:
+            InventoryError: already settled, or the disk is full.
+        """
+        if self._settled:
+            raise InventoryError("the inventory is settled already")
+        try:
+            settle.settle(self._db, report or ImportReport())
+            self._db.execute("INSERT INTO meta VALUES ('version', ?)", (SCHEMA_VERSION,))
+            self._db.commit()
+            self._db.execute("DETACH raw")
+            if self._path is not None:
+                self._publish(self._path)
+        except (sqlite3.Error, OSError) as exc:
+            raise _database_error(self._path, exc) from exc
+        self._settled = True
+
+    def _publish(self, path: Path) -> None:
+        """The finished file gets its name only when its bytes are on the disk."""
+        self._db.close()
+        work = _aside(path, "partial")
+        with Path(work).open("rb") as stream:
+            os.fsync(stream.fileno())
+        Path(work).replace(path)
+        Path(_aside(path, "staging")).unlink(missing_ok=True)
+        self._db = _connect(str(path))
+
+    def close(self) -> None:
+        """Close; an inventory that was not settled leaves nothing behind."""
+        self._db.close()
+        if self._path is not None and not self._settled:
+            for name in ("partial", "staging"):
+                Path(_aside(self._path, name)).unlink(missing_ok=True)
+
+    def __enter__(self) -> Inventory:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def images(self) -> Iterator[Image]:
+        """Every image by its id, as the catalogue says; problems holds at most ``conflict``.
+
+        The validator adds the other problems. Memory: one image.
+        """
+        self._need_settled()
+        return self._reading(reading.images(self._db))
+
+    def image(self, image_id: str) -> Image | None:
+        """One image, or None."""
+        self._need_settled()
+        return next(self._reading(reading.images(self._db, image_id)), None)
+
+    def media(self) -> Iterator[Media]:
+        """Every tape by its id: the listed ones, and those that only fragments name."""
+        self._need_settled()
+        return (tape for tape, _ in self.media_with_listing())
+
+    def media_with_listing(self) -> Iterator[tuple[Media, bool]]:
+        """As ``media``, and whether the tape stands in a list of the tapes that exist."""
+        self._need_settled()
+        return self._reading(reading.media(self._db))
+
+    def has_media_list(self) -> bool:
+        """Whether any list of tapes was imported; without one no tape counts as unknown."""
+        self._need_settled()
+        return bool(self._one("SELECT EXISTS (SELECT 1 FROM media WHERE listed)"))
+
+    def counts(self) -> Counts:
+        """Numbers of images, copies, fragments and tapes."""
+        self._need_settled()
+        return Counts(
+            images=self._one("SELECT count(*) FROM image"),
+            copies=self._one("SELECT count(*) FROM copy"),
+            fragments=self._one("SELECT count(*) FROM fragment"),
+            media=self._one("SELECT count(*) FROM media"),
+        )
+
+    # --- for the planner ----------------------------------------------------------------------
+
+    def fragments_on(
+        self, media_id: str, *, selected_only: bool = False
+    ) -> Iterator[PlacedFragment]:
+        """The fragments on one tape in the order of the tape: file, block address, image.
+
+        Fragments of unknown position come first. Memory: one fragment.
+        """
+        self._need_settled()
+        rows = reading.fragments_on(self._db, media_id, selected_only)
+        for image_id, copy_number, fragment in self._reading(rows):
+            yield PlacedFragment(image_id, copy_number, fragment)
+
+    def spanning(self, *, selected_only: bool = False) -> Iterator[Spanning]:
+        """Copies whose fragments lie on more than one tape, by image id."""
+        self._need_settled()
+        rows = reading.spanning(self._db, selected_only)
+        for image_id, copy_number, tapes in self._reading(rows):
+            yield Spanning(image_id, copy_number, tapes)
+
+    def media_totals(self, *, selected_only: bool = False) -> Iterator[MediaTotal]:
+        """What lies on each tape, by media id; tapes with nothing on them are left out."""
+        self._need_settled()
+        for row in self._reading(reading.media_totals(self._db, selected_only)):
+            yield MediaTotal(*row)
+
+    def select(self, copies: Iterable[tuple[str, int]]) -> int:
+        """Mark (image id, copy number) pairs for the ``selected_only`` queries; the number marked.
+
+        Replaces the selection before. May be fed from ``images()`` of this same inventory.
+        """
+        self._need_settled()
+        try:
+            self._db.execute("DELETE FROM selected")
+            self._db.executemany(
+                "INSERT OR IGNORE INTO selected SELECT image_no, ? FROM image WHERE image_id = ?",
+                ((number, image_id) for image_id, number in copies),
+            )
+            self._db.commit()
+        except sqlite3.Error as exc:
+            raise _database_error(self._path, exc) from exc
+        return self._one("SELECT count(*) FROM selected")
+
+    def _reading(self, rows: Iterator[_T]) -> Iterator[_T]:
+        """Pass rows on; what SQLite complains about on the way becomes our error."""
+        try:
+            yield from rows
+        except sqlite3.Error as exc:
+            raise _database_error(self._path, exc) from exc
+
+    def _one(self, query: str) -> int:
+        return int(self._db.execute(query).fetchone()[0])
+
+    def _need_settled(self) -> None:
+        if not self._settled:
+            raise InventoryError("the inventory is not settled yet")
+
+
+def merge_media(old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Two records of one tape as one, and what they disagree about.
+
+    The more exact assignment wins; of two that contradict each other the later, because it
+    makes more images suspicious, not fewer.
+    """
+    merged, differences = dict(old), list[str]()
+    for name in ("barcode", "label", "density", "expires"):
+        if old[name] is None:
+            merged[name] = new[name]
+        elif new[name] not in (None, old[name]) and name in ("barcode", "label"):
+            differences.append(f"{name} {old[name]} or {new[name]}")
+    for name in ("frozen", "suspended", "listed"):
+        merged[name] = bool(old[name] or new[name])
+    assigned = ("assigned_at", "assigned_uncertainty")
+    if new["assigned_at"] is not None:
+        slack = old["assigned_uncertainty"] + new["assigned_uncertainty"]
+        if old["assigned_at"] is None:
+            better = True
+        elif abs(old["assigned_at"] - new["assigned_at"]) > slack:
+            better = new["assigned_at"] > old["assigned_at"]
+            differences.append("when it was assigned")
+        else:
+            better = new["assigned_uncertainty"] < old["assigned_uncertainty"]
+        if better:
+            merged |= {name: new[name] for name in assigned}
+    return merged, differences
+
+
+def _aside(path: Path, suffix: str) -> str:
+    return str(path.with_name(f"{path.name}.{suffix}"))
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level="DEFERRED", check_same_thread=False)
+    db.execute("PRAGMA temp_store = FILE")
+    return db
+
+
+def _database_error(path: Path | None, exc: Exception) -> InventoryError:
+    where = path or "inventory"
+    with suppress(AttributeError):
+        if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            return InventoryError(f"{where}: the disk is full", hint="free space and import again")
+    return InventoryError(
+        f"{where}: the inventory cannot be read or written: {exc}",
+        hint="look at the folder's permissions and space, then import the catalogue again",
+    )

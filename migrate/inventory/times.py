@@ -1,0 +1,279 @@
+"""Times as people export them, turned into instants: zones, day and month order, AM and PM.
+
+Two authorities settle what a local time means: the zone an operator states, and the backup id,
+whose end is the backup's epoch. Source: docs/design.md, section 8; a time is never guessed
+without a finding that says so.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from dataclasses import dataclass
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+from migrate.inventory import netbackup
+from migrate.inventory.report import Notes
+from migrate.inventory.rows import NEVER
+from migrate.inventory.text import fault
+from migrate.inventory.values import NOTHING
+
+Order = Literal["day", "month"]
+
+_EPOCH = dt.datetime(1970, 1, 1)
+_MAX_OFFSET_S = 14 * 3600
+_OFFSET_STEP_S = 15 * 60
+_CACHE_SIZE = 50_000
+
+_INFINITE = frozenset(("infinity", "infinite", "never", "unlimited", "unendlich", "inf"))
+
+_ISO = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(:\d\d)?)?")
+_PARTS = re.compile(
+    r"(\d{1,2})[./-](\d{1,2})[./-](\d{4})"
+    r"(?:[ ,T]+(\d{1,2}):(\d\d)(?::(\d\d)(?:\.\d+)?)?(?: ?([AaPp])\.?[Mm]\.?)?)?"
+)
+_EPOCH_BEHIND = re.compile(r"\((\d{1,11})\)$")
+_ZONE_WORD = re.compile(r" ?(?:UTC|GMT|Z)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Wall:
+    """A time as written. seconds are since 1970 as if it were UTC.
+
+    absolute: it names its zone, or is an epoch. resolution_s is 60 when seconds are not given,
+    and 86400 for a date.
+    """
+
+    seconds: int
+    absolute: bool
+    resolution_s: int = 1
+
+
+def date_order(text: str) -> Order | None:
+    """Whether day or month stands first, where the numbers themselves tell."""
+    match = _PARTS.match(text)
+    if match is None:
+        return None
+    first, second = int(match[1]), int(match[2])
+    if first > 12 >= second:
+        return "day"
+    if second > 12 >= first:
+        return "month"
+    return None
+
+
+def read_wall(text: str, order: Order) -> Wall:
+    """Read a time in any of the shapes exports have; order is for ``05/06/2019``.
+
+    Raises:
+        ValueError: none of them.
+    """
+    if text.isascii() and text.isdecimal():
+        return _number(text)
+    if behind := _EPOCH_BEHIND.search(text):
+        return Wall(int(behind[1]), absolute=True)
+    if (iso := _ISO.match(text)) is not None:
+        return _iso(text, iso)
+    if parts := _PARTS.match(text):
+        return _parts(text, parts, order)
+    raise ValueError(f"{text[:40]!r} is not a time")
+
+
+def _number(text: str) -> Wall:
+    if len(text) <= 11:
+        return Wall(int(text), absolute=True)
+    if len(text) == 13:  # milliseconds, as web interfaces export
+        return Wall(int(text) // 1000, absolute=True)
+    if len(text) == 18:
+        ticks = int(text)
+        if ticks in netbackup.INFINITE_TICKS:
+            return Wall(2_147_483_647, absolute=True)
+        return Wall(netbackup.ticks_to_seconds(ticks), absolute=True)
+    raise ValueError(f"{text[:40]!r} is not a time")
+
+
+def _iso(text: str, match: re.Match[str]) -> Wall:
+    rest = _ZONE_WORD.sub("Z", text) if text[-1] in "CTZ" else text
+    moment = dt.datetime.fromisoformat(rest)
+    resolution = 1 if match[1] else 60 if len(match[0]) > 10 else 86_400
+    if moment.tzinfo is not None:
+        naive = moment.astimezone(dt.UTC).replace(tzinfo=None)
+        return Wall(_seconds(naive), True, resolution)
+    return Wall(_seconds(moment), False, resolution)
+
+
+def _parts(text: str, match: re.Match[str], order: Order) -> Wall:
+    if "." in match[0][:3]:  # 04.01.2019 is day first wherever it is written
+        order = "day"
+    first, second, year = int(match[1]), int(match[2]), int(match[3])
+    day, month = (first, second) if order == "day" else (second, first)
+    hour = int(match[4] or 0)
+    if match[7]:
+        if not 1 <= hour <= 12:
+            raise ValueError(f"{text[:40]!r} is not a time")
+        hour = hour % 12 + (12 if match[7] in "pP" else 0)
+    minute, second_of = int(match[5] or 0), int(match[6] or 0)
+    tail = text[match.end() :]
+    if tail and not _ZONE_WORD.fullmatch(tail):
+        raise ValueError(f"{text[:40]!r} is not a time")
+    moment = dt.datetime(year, month, day, hour, minute, second_of)
+    resolution = 1 if match[6] else 60 if match[4] else 86_400
+    return Wall(_seconds(moment), bool(tail), resolution)
+
+
+def _quick(text: str) -> int | None:
+    """Seconds of ``2019-01-04 21:00:13`` exactly, without patterns; None for other shapes."""
+    if len(text) != 19 or text[4] != "-" or text[13] != ":":
+        return None
+    try:
+        return _seconds(dt.datetime.fromisoformat(text))
+    except (ValueError, TypeError):
+        return None
+
+
+def _seconds(moment: dt.datetime) -> int:
+    delta = moment - _EPOCH
+    return delta.days * 86_400 + delta.seconds
+
+
+def to_utc(wall: Wall, zone: ZoneInfo) -> int:
+    """Epoch seconds of a local time. The hour that occurs twice is read as its second pass:
+    an expiry may then be an hour late, and is never an hour early."""
+    if wall.absolute:
+        return wall.seconds
+    local = _EPOCH + dt.timedelta(seconds=wall.seconds)
+    return int(local.replace(tzinfo=zone, fold=1).timestamp())
+
+
+class TimeReader:
+    """The times of one file: remembers what earlier rows settled about zone and order."""
+
+    def __init__(self, zone: ZoneInfo | None, notes: Notes, path: str) -> None:
+        self._zone = zone
+        self._notes = notes
+        self._path = path
+        self._order: Order | None = None
+        self._offset_s: int | None = None
+        self._walls: dict[str, Wall] = {}
+
+    def backup_time(self, text: str, line: int, *, utc: bool, epoch: int | None) -> int | None:
+        """The backup's instant in nanoseconds. epoch, from the backup id, is the authority.
+
+        Raises:
+            ValueError: the text is not a time, and there is no epoch.
+            InventoryError: a local time, and no zone is known.
+        """
+        text = text.strip()
+        if text.lower() in NOTHING:
+            return netbackup.instant(epoch)
+        if epoch is None:
+            return netbackup.instant(self._utc(text, line, utc=utc))
+        if utc and _quick(text) == epoch:
+            return netbackup.instant(epoch)
+        self._settle_order(text, epoch, utc)
+        wall = self._wall(text)
+        if wall.absolute or utc:
+            offset = 0
+        elif self._zone is not None:
+            offset = wall.seconds - to_utc(wall, self._zone)
+        else:
+            offset = self._derive(wall, epoch)
+        behind = wall.seconds - offset - (epoch - epoch % wall.resolution_s)
+        if wall.resolution_s < 86_400 and behind not in (0, 3600, -3600):
+            self._notes.once(
+                line,
+                "backup_time_mismatch",
+                f"backup time {text!r} is not that of the backup id (epoch {epoch}); the id is "
+                "taken, look at --timezone",
+            )
+        return netbackup.instant(epoch)
+
+    def expiry(self, text: str, line: int, *, utc: bool) -> int | None:
+        """An expiry in nanoseconds, NEVER, or None when there is none or it is 0.
+
+        Raises:
+            ValueError: the text is not a time.
+            InventoryError: a local time, and no zone is known.
+        """
+        text = text.strip()
+        word = text.lower()
+        if word in NOTHING:
+            return None
+        if word in _INFINITE:
+            return NEVER
+        return netbackup.expiry(self._utc(text, line, utc=utc))
+
+    def instant(self, text: str, line: int, *, utc: bool) -> int | None:
+        """Any other time, in nanoseconds; raises as ``expiry`` does."""
+        text = text.strip()
+        if text.lower() in NOTHING:
+            return None
+        return netbackup.instant(self._utc(text, line, utc=utc))
+
+    def _utc(self, text: str, line: int, *, utc: bool) -> int:
+        if utc and (quick := _quick(text)) is not None:
+            return quick
+        order = date_order(text)
+        if order is not None and self._order is None:
+            self._order = order
+            self._walls.clear()
+        elif order is None and self._order is None and _PARTS.match(text) and text[2:3] != ".":
+            self._notes.once(line, "date_order_assumed", f"{text!r} is read with the month first")
+        wall = self._wall(text)
+        if wall.absolute or utc:
+            return wall.seconds
+        if self._zone is not None:
+            return to_utc(wall, self._zone)
+        if self._offset_s is None:
+            raise fault(
+                self._path,
+                line,
+                f"{text!r} is a local time and its zone is not known",
+                hint="state the zone with --timezone, for example --timezone Europe/Berlin",
+            )
+        self._notes.once(
+            line,
+            "zone_derived",
+            f"local times are read with the offset that the backup ids give "
+            f"({self._offset_s // 60:+d} minutes here); where the clock changes, expiries may be "
+            "an hour off: state --timezone",
+        )
+        return wall.seconds - self._offset_s
+
+    def _wall(self, text: str) -> Wall:
+        wall = self._walls.get(text)
+        if wall is None:
+            if len(self._walls) >= _CACHE_SIZE:
+                self._walls.clear()
+            own = date_order(text)
+            wall = read_wall(text, own or self._order or "month")
+            if own is not None and self._order not in (None, own):
+                raise ValueError(f"{text!r} has day and month the other way round than before")
+            self._walls[text] = wall
+        return wall
+
+    def _settle_order(self, text: str, epoch: int, utc: bool) -> None:
+        """The reading whose day is the backup id's is the file's order of day and month."""
+        if self._order is not None or not _PARTS.match(text):
+            return
+        order = date_order(text)
+        if order is None:
+            limit = _MAX_OFFSET_S + 86_400
+            fits: list[Order] = [
+                choice
+                for choice in ("day", "month")
+                if abs(read_wall(text, choice).seconds - epoch) <= limit
+            ]
+            order = fits[0] if len(fits) == 1 else None
+        if order is not None:
+            self._order = order
+            self._walls.clear()
+
+    def _derive(self, wall: Wall, epoch: int) -> int:
+        offset = wall.seconds - (epoch - epoch % min(wall.resolution_s, 60))
+        fits = wall.resolution_s < 86_400 and abs(offset) <= _MAX_OFFSET_S
+        if fits and offset % _OFFSET_STEP_S == 0:
+            self._offset_s = offset
+            return offset
+        return self._offset_s or 0
