@@ -10,6 +10,7 @@ journal on the disk, writes manifest and ledger. Fails unless exactly BYTES byte
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import sys
@@ -25,6 +26,8 @@ from connector.pool.journal import Journal
 from connector.store.s3 import S3Store
 
 COPY = 1
+PIPE_SIZE = 1 << 20
+"""Bytes that may wait in the pipe: what any user may ask of the kernel (proc(5), pipe-max-size)."""
 
 
 @contextmanager
@@ -44,6 +47,7 @@ def open_pool(url: str) -> Iterator[Pool]:
 
 def put(url: str, size: int, name: str) -> None:
     """Store standard input as an image."""
+    fcntl.fcntl(0, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
     with open_pool(url) as pool, open(0, "rb", buffering=0, closefd=False) as source:
         writer = pool.write_image(name, COPY)
         while True:
@@ -59,6 +63,7 @@ def put(url: str, size: int, name: str) -> None:
 
 def get(url: str, size: int, name: str) -> None:
     """Write an image to standard output."""
+    fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
     with open_pool(url) as pool:
         written = 0
         for piece in pool.open_image(pool.stat(name)).stream():
@@ -71,6 +76,8 @@ def get(url: str, size: int, name: str) -> None:
 
 
 def main(arguments: list[str]) -> None:
+    # An installation for users has no pandas, but pyarrow imports one that it finds: 50 MiB.
+    sys.modules["pandas"] = None  # type: ignore[assignment]
     match arguments:
         case ["put", url, size]:
             put(url, int(size), f"image-{secrets.token_hex(8)}")
