@@ -176,12 +176,16 @@ class S3Store:
         return self._stat(key, version_id)
 
     def _stat(self, key: str, version_id: str | None) -> StoredObject:
+        return s3_facts.from_head(key, self._head(key, version_id), now=self._clock())
+
+    def _head(self, key: str, version_id: str | None) -> dict[str, Any]:
         parameters = self._bucket.names(key, version_id) | self._bucket.encryption.on_access()
-        head = self._get(
-            f"looking at {key}",
-            lambda: self._bucket.client.head_object(**parameters, ChecksumMode="ENABLED"),
+        return dict(
+            self._get(
+                f"looking at {key}",
+                lambda: self._bucket.client.head_object(**parameters, ChecksumMode="ENABLED"),
+            )
         )
-        return s3_facts.from_head(key, head, now=self._clock())
 
     def read_into(
         self, key: str, buffer: memoryview, *, offset: int = 0, version_id: str | None = None
@@ -267,7 +271,8 @@ class S3Store:
     ) -> StoredObject:
         """CompleteMultipartUpload, and a HeadObject to compare."""
         kind = self.probe().part_checksum
-        return s3_upload.complete(self._bucket, upload, parts, crc64nvme, kind, self._stat)
+        head = s3_upload.complete(self._bucket, upload, parts, crc64nvme, kind, self._head)
+        return s3_facts.from_head(upload.key, head, now=self._clock())
 
     def abort_upload(self, upload: Upload) -> None:
         """AbortMultipartUpload, until nothing is left."""

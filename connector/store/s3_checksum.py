@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from awscrt import checksums
+
 from catalog.errors import CorruptObject
 from connector.store.body import crc64nvme, crc_from_text, crc_to_text, md5_of
 from connector.store.interface import Part, PartChecksum
@@ -59,6 +61,16 @@ def opaque_etag(answer: Mapping[str, Any]) -> bool:
     """Whether encryption keeps the ETag from being an MD5. Source: S3 API, Object, ``ETag``."""
     encryption = answer.get("ServerSideEncryption")
     return encryption not in (None, "AES256") or bool(answer.get("SSECustomerAlgorithm"))
+
+
+def joined_crc(parts: Sequence[Part]) -> int | None:
+    """CRC-64/NVME of all parts together, from their own; None when one is not known."""
+    joined = 0
+    for part in parts:
+        if part.crc64nvme is None:
+            return None
+        joined = int(checksums.combine_crc64nvme(joined, part.crc64nvme, part.size))
+    return joined
 
 
 def upload_etag(parts: Sequence[Part]) -> str | None:

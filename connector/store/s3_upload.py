@@ -7,7 +7,8 @@ ETag that follows from its parts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,15 +20,15 @@ from catalog.errors import (
     TransientStoreError,
 )
 from connector.store import s3_facts
-from connector.store.body import as_body, crc_to_text
-from connector.store.interface import Part, PartChecksum, PutOptions, StoredObject, Upload
+from connector.store.body import as_body, crc_from_text, crc_to_text
+from connector.store.interface import Part, PartChecksum, PutOptions, Upload
 from connector.store.s3_bucket import S3Bucket, once, was_answered
-from connector.store.s3_checksum import seal, upload_etag
+from connector.store.s3_checksum import joined_crc, opaque_etag, seal, upload_etag
 
 logger = logging.getLogger(__name__)
 
-Stat = Callable[[str, str | None], StoredObject]
-"""Looks at a key, or at one version of it."""
+Head = Callable[[str, str | None], dict[str, Any]]
+"""HeadObject of a key, or of one version of it."""
 
 
 def creation(bucket: S3Bucket, options: PutOptions | None) -> dict[str, Any]:
@@ -106,43 +107,81 @@ def complete(
     made_of: Sequence[Part],
     crc: int | None,
     kind: PartChecksum,
-    stat: Stat,
-) -> StoredObject:
-    """CompleteMultipartUpload, create-only, and a look at what came out of it."""
+    head: Head,
+) -> dict[str, Any]:
+    """CompleteMultipartUpload, create-only, and a look at what came out of it: its HeadObject."""
     what = f"completing {upload.key}"
-    size = sum(part.size for part in made_of)
+    whole = _Whole.of(made_of, crc, what)
     if kind is PartChecksum.MD5:
-        _refuse_existing(bucket, upload, stat, what)
-    parameters = _completion(bucket, upload, made_of, size, crc if _keeps_crc(kind) else None)
+        _refuse_existing(bucket, upload, head, what)
+    parameters = _completion(bucket, upload, whole, with_crc=kind is PartChecksum.CRC64NVME)
     try:
         answer = bucket.call(what, lambda: bucket.client.complete_multipart_upload(**parameters))
-        stored = stat(upload.key, s3_facts.version(answer))
     except (ObjectExists, ObjectNotFound) as exc:
-        stored = _settle(bucket, upload, stat, exc)
-        if _mismatch(stored, made_of, size, crc):
-            raise ObjectExists(f"{what}: the upload is gone and another object is there") from exc
-    problem = _mismatch(stored, made_of, size, crc)
-    if problem:
-        raise CorruptObject(f"{what}: {problem}", hint="delete the object and send it again")
-    return stored
+        return _settle(bucket, upload, whole, head, exc)
+    there = head(upload.key, s3_facts.version(answer))
+    if whole.is_in(there) is False:
+        raise CorruptObject(
+            f"{what}: {_told(there)}, sent {whole}", hint="delete the object and send it again"
+        )
+    return there
 
 
-def _keeps_crc(kind: PartChecksum) -> bool:
-    return kind is PartChecksum.CRC64NVME
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """What the parts must make."""
+
+    parts: tuple[Part, ...]
+    size: int
+    crc: int | None
+    etag: str | None
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], crc: int | None, what: str) -> _Whole:
+        """Raises CorruptObject when the parts cannot make an object with this checksum."""
+        joined = joined_crc(parts)
+        if crc is None:
+            crc = joined
+        elif joined is not None and joined != crc:
+            raise CorruptObject(
+                f"{what}: its parts make CRC64NVME {joined:016x}, expected {crc:016x}",
+                hint="a part is missing, doubled or of another object; send it again",
+            )
+        return cls(tuple(parts), sum(part.size for part in parts), crc, upload_etag(parts))
+
+    def is_in(self, there: Mapping[str, Any]) -> bool | None:
+        """Whether an object is this; None when only its size speaks for it."""
+        if int(there["ContentLength"]) != self.size:
+            return False
+        told = crc_from_text(there.get("ChecksumCRC64NVME"))
+        if self.crc is not None and told is not None:
+            return told == self.crc
+        if self.etag is not None and not opaque_etag(there):
+            return s3_facts.bare_etag(there.get("ETag")) == self.etag
+        return None
+
+    def __str__(self) -> str:
+        crc = "unknown" if self.crc is None else crc_to_text(self.crc)
+        return f"{self.size} bytes, CRC64NVME {crc}, ETag {self.etag}"
+
+
+def _told(there: Mapping[str, Any]) -> str:
+    crc = there.get("ChecksumCRC64NVME", "unknown")
+    return f"the store has {there['ContentLength']} bytes, CRC64NVME {crc}, ETag {there['ETag']}"
 
 
 def _completion(
-    bucket: S3Bucket, upload: Upload, made_of: Sequence[Part], size: int, crc: int | None
+    bucket: S3Bucket, upload: Upload, whole: _Whole, *, with_crc: bool
 ) -> dict[str, Any]:
     parameters: dict[str, Any] = {
         **identity(bucket, upload),
-        "MultipartUpload": {"Parts": [_named(part, crc is not None) for part in made_of]},
+        "MultipartUpload": {"Parts": [_named(part, with_crc) for part in whole.parts]},
         "IfNoneMatch": "*",
-        "MpuObjectSize": size,
+        "MpuObjectSize": whole.size,
         **bucket.encryption.on_access(),
     }
-    if crc is not None:
-        parameters |= {"ChecksumCRC64NVME": crc_to_text(crc), "ChecksumType": "FULL_OBJECT"}
+    if with_crc and whole.crc is not None:
+        parameters |= {"ChecksumCRC64NVME": crc_to_text(whole.crc), "ChecksumType": "FULL_OBJECT"}
     return parameters
 
 
@@ -153,20 +192,22 @@ def _named(part: Part, with_checksum: bool) -> dict[str, Any]:
     return named
 
 
-def _refuse_existing(bucket: S3Bucket, upload: Upload, stat: Stat, what: str) -> None:
+def _refuse_existing(bucket: S3Bucket, upload: Upload, head: Head, what: str) -> None:
     """Stores that know no CRC64NVME ignore a condition on Complete (RADOS Gateway 16 does).
 
     A look beforehand leaves a gap; keys of fragments are random, so nobody stands in it.
     """
     try:
-        stat(upload.key, None)
+        head(upload.key, None)
     except ObjectNotFound:
         return
     if is_open(bucket, upload):
         raise ObjectExists(f"{what}: the key has an object already")
 
 
-def _settle(bucket: S3Bucket, upload: Upload, stat: Stat, refused: StoreError) -> StoredObject:
+def _settle(
+    bucket: S3Bucket, upload: Upload, whole: _Whole, head: Head, refused: StoreError
+) -> dict[str, Any]:
     """What is there, when Complete was refused because the upload or the key's place is gone.
 
     An earlier attempt whose answer was lost may have succeeded: then the upload is gone and the
@@ -175,7 +216,7 @@ def _settle(bucket: S3Bucket, upload: Upload, stat: Stat, refused: StoreError) -
     what = f"completing {upload.key}"
     still_open = isinstance(refused, ObjectExists) and is_open(bucket, upload)
     try:
-        stored = stat(upload.key, None)
+        there = head(upload.key, None)
     except ObjectNotFound:
         if isinstance(refused, ObjectNotFound):
             raise refused from None
@@ -185,25 +226,13 @@ def _settle(bucket: S3Bucket, upload: Upload, stat: Stat, refused: StoreError) -
         ) from refused
     if still_open:
         raise refused
-    logger.info("%s: the upload is gone, its object is looked at instead", what)
-    return stored
-
-
-def _mismatch(
-    stored: StoredObject, made_of: Sequence[Part], size: int, crc: int | None
-) -> str | None:
-    """In what the object differs from what its parts make; None when in nothing."""
-    if stored.size != size:
-        return f"the object has {stored.size} bytes, its parts have {size}"
-    if crc is not None and stored.crc64nvme is not None:
-        if stored.crc64nvme == crc:
-            return None
-        return f"the object has CRC64NVME {stored.crc64nvme:016x}, sent {crc:016x}"
-    expected = upload_etag(made_of)
-    looks_alike = expected is not None and len(stored.etag) == len(expected)
-    if looks_alike and stored.etag != expected:
-        return f"the object has ETag {stored.etag}, its parts make {expected}"
-    return None
+    ours = whole.is_in(there)
+    if ours is None:  # encrypted, no checksum: the number of parts is all there is left to compare
+        ours = s3_facts.bare_etag(there.get("ETag")).endswith(f"-{len(whole.parts)}")
+    if not ours:
+        raise ObjectExists(f"{what}: the upload is gone, {_told(there)}, sent {whole}") from refused
+    logger.info("%s: the upload is gone, and its object is there", what)
+    return there
 
 
 def is_open(bucket: S3Bucket, upload: Upload) -> bool:

@@ -4,7 +4,8 @@ Seen with moto 5.2.5; each mended place is one function or branch below:
 
 - A body whose Content-MD5 or x-amz-checksum-crc64nvme is wrong is stored: here 400 BadDigest.
 - A checksum that was sent is neither repeated in the answer nor kept: here it is.
-- Parts and Complete of an upload that is gone end in 500: here 404 NoSuchUpload.
+- Parts and Complete of an upload that is gone, and a legal hold on an object that is gone, end in
+  a crash: here 404 NoSuchUpload and NoSuchKey.
 
 A bucket whose name begins with ``old-`` plays a compatible store of yesterday (RADOS Gateway 16):
 CRC64NVME is unknown and ignored, and so is a condition on Complete.
@@ -47,9 +48,11 @@ class MendedMoto:
         if crc:
             environ["HTTP_X_AMZ_SDK_CHECKSUM_ALGORITHM"] = "CRC64NVME"
         answer = _Answer(crc)
-        body = self._app(environ, answer.start)
-        if answer.status.startswith("500") and "uploadId=" in environ["QUERY_STRING"]:
-            return _refuse(start_response, "404 Not Found", "NoSuchUpload")
+        try:
+            body = self._app(environ, answer.start)
+        except (KeyError, AttributeError):  # moto looked up what is not there
+            missing = "NoSuchUpload" if "uploadId=" in environ["QUERY_STRING"] else "NoSuchKey"
+            return _refuse(start_response, "404 Not Found", missing)
         start_response(answer.status, answer.headers)
         return body
 
