@@ -63,14 +63,16 @@ def parse_size(text: str) -> int:
     return size
 
 
-def compare(direction: str, sizes: list[int], rounds: int, programs: list[str]) -> list[Row]:
+def compare(
+    direction: str, sizes: list[int], rounds: int, programs: list[str], *, tls: bool
+) -> list[Row]:
     """Run everybody at every size, in turns, and give the rows. Progress goes to stderr."""
     found, absent = find(programs)
     for name in absent:
         print(f"{name} is not installed and is left out", file=sys.stderr)
     rows: list[Row] = []
-    with endpoint() as target:
-        for competitor in found:
+    with endpoint(tls=tls) as target:
+        for competitor in found if rounds > 1 else ():
             warm_up(competitor, direction, target)
         for size in sizes:
             table = [(program, Row(program.name, program.version, size)) for program in found]
@@ -192,7 +194,12 @@ def main() -> int:
         action="append",
         help="bytes to move, like 1GiB; repeat it to see whether memory stays flat (default: 1GiB)",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each program (default: 3)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="runs of each program (default: 3); before several, each runs once uncounted",
+    )
     parser.add_argument(
         "--only",
         action="append",
@@ -200,11 +207,17 @@ def main() -> int:
         choices=[OURS, "s5cmd", "rclone", "aws s3 cp", BARE],
         help="run only this program; repeatable",
     )
+    parser.add_argument(
+        "--tls",
+        action="store_true",
+        help="talk to the endpoint over TLS, as to AWS; wall times are then the endpoint's",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error("--rounds is at least 1")
-    rows = compare(options.direction, options.size or [GIB], options.rounds, options.only)
+    sizes = options.size or [GIB]
+    rows = compare(options.direction, sizes, options.rounds, options.only, tls=options.tls)
     show = as_json if options.json else as_table
     print(show(options.direction, options.rounds, rows))
     return 1 if any(row.error for row in rows) else 0

@@ -1,6 +1,7 @@
 """A loopback S3 endpoint for benchmarks: it throws away what is put and makes up what is got.
 
-usage: endpoint.py        prints its address, serves until standard input ends
+usage: endpoint.py             prints its address, serves until standard input ends
+       endpoint.py tls FOLDER  the same over TLS; FOLDER/ca.pem is what a client must trust
 
 It speaks as much of S3 as s5cmd, rclone, the aws command line and Tapelift's pool use to move one
 object, and answers 501 to the rest. Objects of up to 1 MiB are kept as they are (manifests);
@@ -16,21 +17,31 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
 import itertools
 import json
+import mmap
 import os
 import re
 import socket
+import ssl
 import sys
 import threading
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from email.utils import formatdate
+from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 import pattern
 from awscrt import checksums
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from wire import BadRequest, Body, Connection, Disconnected, Request
 
 CRC = "x-amz-checksum-crc64nvme"
@@ -406,11 +417,14 @@ def _amount(size: int) -> str:
 class Server:
     """The listening socket; one thread for each connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._bucket = Bucket()
         self._pattern = pattern.block_file()
+        self._mapped = memoryview(mmap.mmap(self._pattern, 0, prot=mmap.PROT_READ))
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        scheme = "https" if tls else "http"
+        self.url = f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def serve(self) -> None:
         """Accept connections until the process ends."""
@@ -418,14 +432,14 @@ class Server:
             sock, _ = self._listener.accept()
             threading.Thread(target=self._converse, args=(sock,), daemon=True).start()
 
-    def _converse(self, sock: socket.socket) -> None:
-        with sock:
-            connection = Connection(sock)
-            try:
+    def _converse(self, plain: socket.socket) -> None:
+        # A client that goes away shows in its own exit status.
+        with plain, suppress(Disconnected, BadRequest, OSError):
+            sock = self._tls.wrap_socket(plain, server_side=True) if self._tls else plain
+            with sock:
+                connection = Connection(sock)
                 while self._exchange(connection):
                     pass
-            except (Disconnected, BadRequest, OSError):
-                pass  # a client that goes away shows in its own exit status
 
     def _exchange(self, connection: Connection) -> bool:
         """Answer one request; say whether the connection stays open."""
@@ -452,19 +466,51 @@ class Server:
     def _generate(self, sock: socket.socket, offset: int, size: int) -> None:
         end = offset + size
         while offset < end:
-            at = offset % pattern.BLOCK
-            offset += os.sendfile(sock.fileno(), self._pattern, at, min(SEND_STEP, end - offset))
+            at, step = offset % pattern.BLOCK, min(SEND_STEP, end - offset)
+            if self._tls:
+                sock.sendall(self._mapped[at : at + step])
+                offset += step
+            else:
+                offset += os.sendfile(sock.fileno(), self._pattern, at, step)
 
 
-def main() -> None:
+def certificate(folder: Path) -> ssl.SSLContext:
+    """Make a certificate for the loopback address that holds for a day, and leave it in folder."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "benchmark endpoint")])
+    now = datetime.now(UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "ca.pem").write_bytes(signed.public_bytes(pem))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "ca.pem", folder / "key.pem")
+    return context
+
+
+def main(arguments: list[str]) -> None:
     """Serve until standard input ends, so that no endpoint outlives the bench that started it."""
-    if len(sys.argv) > 1:
-        sys.exit(__doc__)
-    server = Server()
+    match arguments:
+        case []:
+            server = Server()
+        case ["tls", folder]:
+            server = Server(certificate(Path(folder)))
+        case _:
+            sys.exit(__doc__)
     print(server.url, flush=True)
     threading.Thread(target=server.serve, daemon=True).start()
     sys.stdin.buffer.read()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 
 from peers import BARE, Competitor, Target
@@ -42,26 +44,40 @@ class Run:
 
 
 @contextmanager
-def endpoint() -> Iterator[Target]:
+def endpoint(*, tls: bool) -> Iterator[Target]:
     """Start the endpoint in its own process; it ends with this one."""
-    command = [sys.executable, str(Path(__file__).parent / "endpoint.py")]
-    with (
-        tempfile.TemporaryDirectory(prefix="tapelift-bench-") as scratch,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
-    ):
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield Target(process.stdout.readline().decode().strip(), Path(scratch))
-        finally:
-            process.stdin.close()
-            process.wait(timeout=10)
+    with tempfile.TemporaryDirectory(prefix="tapelift-bench-") as scratch:
+        command = [sys.executable, str(Path(__file__).parent / "endpoint.py")]
+        if tls:
+            command += ["tls", scratch]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                yield Target(process.stdout.readline().decode().strip(), Path(scratch))
+            finally:
+                process.stdin.close()
+                process.wait(timeout=10)
+
+
+def ask(target: Target, path: str, method: str = "GET") -> HTTPResponse:
+    """Ask the endpoint something about itself. It is this program's own: no need to trust it."""
+    request = urllib.request.Request(target.url + path, method=method)
+    context = ssl._create_unverified_context()
+    answer: HTTPResponse = urllib.request.urlopen(request, timeout=30, context=context)
+    return answer
 
 
 def observed(target: Target) -> dict[str, int]:
-    """Ask the endpoint what the requests since the last question carried."""
-    with urllib.request.urlopen(f"{target.url}/-/observed", timeout=30) as answer:
+    """Ask what the requests since the last question carried."""
+    with ask(target, "/-/observed") as answer:
         return dict(json.load(answer))
+
+
+def stored_size(target: Target, name: str) -> int:
+    """Ask how large the object is that a program put."""
+    with ask(target, f"/bench/{name.split()[0]}", "HEAD") as answer:
+        return int(answer.headers["Content-Length"])
 
 
 def measure(competitor: Competitor, direction: str, size: int, target: Target) -> Run:
@@ -137,10 +153,3 @@ def _finish(feeder: subprocess.Popen[bytes]) -> int:
         feeder.kill()
         output, _ = feeder.communicate()
     return int(output or 0)
-
-
-def stored_size(target: Target, name: str) -> int:
-    """Ask the endpoint how large the object is that a program put."""
-    request = urllib.request.Request(f"{target.url}/bench/{name.split()[0]}", method="HEAD")
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return int(answer.headers["Content-Length"])

@@ -31,12 +31,6 @@ class Target:
     url: str
     scratch: Path
 
-    @property
-    def host(self) -> tuple[str, str]:
-        """Give host and port."""
-        host, port = self.url.removeprefix("http://").split(":")
-        return host, port
-
     def environment(self) -> dict[str, str]:
         """Give a client's environment: no settings, proxies or credentials of whoever runs this."""
         kept = {
@@ -45,6 +39,8 @@ class Target:
             if not name.startswith(("AWS_", "RCLONE_", "S3_", "PYTHON", "TAPELIFT_"))
             and not name.lower().endswith("_proxy")
         }
+        if self.url.startswith("https:"):  # whom to trust, for botocore and for Go programs
+            kept |= dict.fromkeys(("AWS_CA_BUNDLE", "SSL_CERT_FILE"), str(self.scratch / "ca.pem"))
         return kept | {
             "HOME": str(self.scratch),
             "AWS_ACCESS_KEY_ID": "bench",
@@ -88,7 +84,7 @@ class Competitor:
                 ends = ["-", f"s3://{key}"] if putting else [f"s3://{key}", "-"]
                 last = ["--endpoint-url", target.url, "s3", "cp", *ends]
             case _ if self.name == BARE:
-                last = ["send" if putting else "fetch", *target.host, str(size)]
+                last = ["send" if putting else "fetch", target.url, str(size)]
             case _:
                 last = [direction, target.url, str(size)]
         return [*self.program, *last]

@@ -1,14 +1,15 @@
 """HTTP/1.1 as the benchmark endpoint needs it: heads are read, bodies are thrown away.
 
-A body's bytes are dropped inside the kernel (MSG_TRUNC), so that the endpoint takes as little of
-the machine as it can; only its last bytes are read, because that is where a trailing checksum
-stands. Nothing here knows S3's operations.
+A body's bytes are dropped inside the kernel (MSG_TRUNC; not under TLS), so that the endpoint takes
+as little of the machine as it can; only its last bytes are read, because that is where a trailing
+checksum stands. Nothing here knows S3's operations.
 """
 
 from __future__ import annotations
 
 import re
 import socket
+import ssl
 import struct
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -17,7 +18,7 @@ HEAD_LIMIT = 64 << 10
 KEEP_LIMIT = 1 << 20
 TAIL = 1 << 10
 IDLE_SECONDS = 300
-_DISCARD = memoryview(bytearray(4 << 20))  # never written to: it only says how much may be dropped
+_DISCARD = memoryview(bytearray(4 << 20))  # all connections write here; nobody reads it
 _TRAILER = re.compile(rb"(x-amz-checksum-[a-z0-9]+) *: *([A-Za-z0-9+/=]+)", re.IGNORECASE)
 
 
@@ -141,9 +142,11 @@ class Connection:
         self._ahead = self._ahead[here:]
         size -= here
         while size:
-            gone = self.sock.recv_into(
-                _DISCARD, min(size, len(_DISCARD)), socket.MSG_TRUNC | socket.MSG_WAITALL
-            )
+            step = min(size, len(_DISCARD))
+            if isinstance(self.sock, ssl.SSLSocket):
+                gone = self.sock.recv_into(_DISCARD, step)
+            else:
+                gone = self.sock.recv_into(_DISCARD, step, socket.MSG_TRUNC | socket.MSG_WAITALL)
             if not gone:
                 raise Disconnected
             size -= gone

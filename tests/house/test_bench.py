@@ -56,11 +56,19 @@ def pattern(size: int) -> bytes:
     return subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
 
 
-@pytest.mark.parametrize("direction", ["put", "get"])
-def test_every_program_that_is_installed_gets_a_row(direction: str) -> None:
-    command = [sys.executable, str(BENCH / "bench.py"), direction]
+@pytest.mark.parametrize("words", [["put"], ["get", "--tls"]], ids=" ".join)
+def test_every_program_that_is_installed_gets_a_row(words: list[str]) -> None:
     done = subprocess.run(
-        [*command, "--size", "8MiB", "--rounds", "1", "--json"],
+        [
+            sys.executable,
+            str(BENCH / "bench.py"),
+            *words,
+            "--size",
+            "8MiB",
+            "--rounds",
+            "1",
+            "--json",
+        ],
         capture_output=True,
         text=True,
         timeout=100,
