@@ -247,21 +247,26 @@ class BufferedTape:
         with self._changed:
             self._progress = replace(self._progress, file=number)
         if not self._go_to(number):
-            reason = f"the tape ends before tape file {number}"
+            end = self._source.read()
+            why = f": {end.reason}" if isinstance(end, EndOfTape) and end.reason else ""
+            reason = f"the tape ends before tape file {number}{why}"
             self._put(number, [EndOfTape(abrupt=True, reason=reason)])
             return
         batch: list[TapeEvent] = []
         size = 0
-        while not self._gone(number):
-            event = self._source.read()
-            batch.append(event)
-            size += _size(event) + EVENT_COST
-            last = isinstance(event, Filemark | EndOfTape)
-            if last or size >= BATCH_BYTES:
+        try:
+            while not self._gone(number):
+                event = self._source.read()
+                batch.append(event)
+                size += _size(event) + EVENT_COST
+                if isinstance(event, Filemark | EndOfTape):
+                    return
+                if size >= BATCH_BYTES:
+                    full, batch, size = batch, [], 0
+                    self._put(number, full)
+        finally:  # after an error too: what was read before it is good
+            if batch:
                 self._put(number, batch)
-                batch, size = [], 0
-            if last:
-                return
 
     def _go_to(self, number: int) -> bool:
         """Stand at the beginning of a tape file. Only a label that was read before the start, from

@@ -90,7 +90,7 @@ class SimhTape:
         self._padded: bool | None = None
         self._window = b""
         self._window_at = 0
-        self._reach = self._read_reach = READ_WINDOW
+        self._reach, self._read_reach = SPACE_WINDOW, READ_WINDOW
         self.rewind()
         try:
             self._refuse_big_endian()
@@ -233,7 +233,7 @@ class SimhTape:
                 second = self._word(after - WORD_SIZE)
                 reason = f"the record at offset {at} says {word:#x} before and {second:#x} behind"
                 return BadBlock(reason, data, length or None)
-        if end + WORD_SIZE > self._size:
+        if end + max(self._pads(length)) + WORD_SIZE > self._size:
             reason = f"the file ends inside the record at offset {at}"
             data = self._data(at, length) or None
             self._passed(self._size)
@@ -370,6 +370,7 @@ class SimhTape:
     def _pread(self, count: int, offset: int) -> bytes:
         if self._closed:
             raise TapeError(f"{self._path} was closed")
+        count = max(0, min(count, self._size - offset))  # no memory for a length that lies
         try:
             return os.pread(self._raw.fileno(), count, offset)
         except OSError as exc:
