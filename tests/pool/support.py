@@ -14,9 +14,15 @@ from connector.pool import Origin, Pool, PoolConfig, Retention
 from connector.pool.journal import Journal
 from connector.pool.manifest import Manifest
 from connector.store.interface import ObjectStore
+from connector.store.memory import MemoryStore
 
 NOTHING = Origin()
 FOREVER = Retention()
+
+
+def tiny_store(*, object_lock: bool = False, **settings: Any) -> MemoryStore:
+    """A store that takes parts of any size."""
+    return MemoryStore(smallest_part=1, versioning=object_lock, object_lock=object_lock, **settings)
 
 
 def tiny_config(part_size: int = 64, fragment_size: int = 256, **settings: Any) -> PoolConfig:

@@ -1,0 +1,204 @@
+"""What a crash leaves is taken up: no byte is lost, no confirmed part is sent twice."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from catalog.errors import PoolError, TransientStoreError
+from catalog.ledger import Ledger
+from connector.pool import digest
+from connector.store.interface import Part, PutOptions, StoredObject, Upload
+from connector.store.memory import MemoryStore
+from tests.pool.support import (
+    FOREVER,
+    NOTHING,
+    open_pool,
+    read_image,
+    some_bytes,
+    tiny_config,
+    tiny_store,
+)
+
+
+class DyingStore(MemoryStore):
+    """A store whose process dies at the n-th request: before it arrives, or after it was done."""
+
+    def __init__(self) -> None:
+        super().__init__(smallest_part=1, versioning=False, object_lock=False)
+        self.left = -1
+        self.after = False
+        self.calls = 0
+        self.parts_accepted: list[tuple[str, int]] = []
+        self._count = threading.Lock()
+
+    def _request(self, done: Any) -> Any:
+        with self._count:
+            self.calls += 1
+            dead = self.left == 0
+            last = self.left == 1
+            if self.left > 0:
+                self.left -= 1
+        if dead or (last and not self.after):
+            raise TransientStoreError("the process is dead")
+        result = done()
+        if last:
+            raise TransientStoreError("the process died before it heard the answer")
+        return result
+
+    def put(
+        self,
+        key: str,
+        body: bytes | bytearray | memoryview,
+        options: PutOptions | None = None,
+        *,
+        only_if_absent: bool = False,
+    ) -> StoredObject:
+        return self._request(
+            lambda: MemoryStore.put(self, key, body, options, only_if_absent=only_if_absent)
+        )
+
+    def start_upload(self, key: str, options: PutOptions | None = None) -> Upload:
+        return self._request(lambda: MemoryStore.start_upload(self, key, options))
+
+    def put_part(self, upload: Upload, number: int, body: memoryview, *, crc64nvme: int) -> Part:
+        def done() -> Part:
+            part = MemoryStore.put_part(self, upload, number, body, crc64nvme=crc64nvme)
+            self.parts_accepted.append((upload.key, number))
+            return part
+
+        return self._request(done)
+
+    def complete_upload(self, upload: Upload, parts: Any, *, crc64nvme: int | None) -> StoredObject:
+        return self._request(
+            lambda: MemoryStore.complete_upload(self, upload, parts, crc64nvme=crc64nvme)
+        )
+
+
+def write_from(pool: Any, data: bytes) -> str:
+    """Write an image as a source that can be read again would, from where it stopped."""
+    pool.recover()
+    found = pool.find("a", 1)
+    if found is not None:
+        return found.sha256
+    writer = pool.write_image("a", 1)
+    try:
+        for at in range(writer.offset, len(data), 50):
+            writer.write(data[at : at + 50])
+        return writer.close(origin=NOTHING, retention=FOREVER).sha256
+    except PoolError:
+        writer.release()
+        raise
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["unheard", "done but unheard"])
+@pytest.mark.parametrize("size", [40, 700, 1030])
+def test_dying_at_every_request_loses_nothing(tmp_path: Path, size: int, after: bool) -> None:
+    data = some_bytes(size)
+    config = tiny_config(64, 256, parts_in_flight=2)
+    whole = DyingStore()
+    with open_pool(whole, tmp_path / "whole", config=config) as pool:
+        write_from(pool, data)
+    for n in range(1, whole.calls + 1):
+        store, folder = DyingStore(), tmp_path / f"{n}"
+        ledger = Ledger.open(str(folder / "ledger"))
+        with open_pool(store, folder, config=config, ledger=ledger) as pool:
+            store.after = after
+            store.left = n
+            with contextlib.suppress(PoolError):
+                write_from(pool, data)
+            store.left = -1
+        with open_pool(store, folder, config=config, ledger=ledger) as pool:
+            assert write_from(pool, data) == hashlib.sha256(data).hexdigest()
+            assert read_image(pool, "a") == data
+            assert pool.pending() == []
+            pool.flush()
+            manifest = pool.stat("a")
+        assert [fact.image for fact in ledger.facts()] == ["a"]
+        assert list(store.uploads("")) == []
+        expected = {part.key for part in manifest.fragments} | {manifest.key}
+        assert {stored.key for stored in store.scan("images/")} == expected
+        assert len(store.parts_accepted) == len(set(store.parts_accepted)), (
+            "a part that the store had confirmed was sent again"
+        )
+
+
+def test_a_suspended_image_goes_on_behind_its_last_byte(tmp_path: Path) -> None:
+    store, data = tiny_store(), some_bytes(900)
+    with open_pool(store, tmp_path) as pool:
+        writer = pool.write_image("a", 1)
+        writer.write(data[:333])
+        writer.suspend()
+        with pytest.raises(PoolError, match="suspended"):
+            writer.write(b"x")
+    with open_pool(store, tmp_path) as pool:
+        writer = pool.write_image("a", 1)
+        assert writer.offset == 333
+        writer.write(data[333:])
+        manifest = writer.close(origin=NOTHING, retention=FOREVER)
+        assert manifest.sha256 == hashlib.sha256(data).hexdigest()
+        assert read_image(pool, "a") == data
+
+
+def test_where_the_digest_cannot_be_taken_up_the_image_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, data = tiny_store(), some_bytes(900)
+    monkeypatch.setattr(digest, "_libcrypto", lambda: None)
+    with open_pool(store, tmp_path) as pool:
+        writer = pool.write_image("a", 1)
+        writer.write(data[:600])
+        writer.cut()
+        writer.release()
+    with open_pool(store, tmp_path) as pool:
+        writer = pool.write_image("a", 1)
+        assert writer.offset == 0
+        writer.write(data)
+        manifest = writer.close(origin=NOTHING, retention=FOREVER)
+        assert read_image(pool, "a") == data
+    keys = {stored.key for stored in store.scan("images/")}
+    assert keys == {part.key for part in manifest.fragments} | {manifest.key}
+
+
+def test_an_upload_that_was_removed_meanwhile_is_begun_again(tmp_path: Path) -> None:
+    store, data = tiny_store(), some_bytes(600)
+    with open_pool(store, tmp_path) as pool:
+        writer = pool.write_image("a", 1)
+        writer.write(data[:450])
+        writer.release()
+    for upload in list(store.uploads("")):
+        store.abort_upload(upload)
+    with open_pool(store, tmp_path) as pool:
+        writer = pool.write_image("a", 1)
+        assert writer.offset == 256
+        writer.write(data[256:])
+        writer.close(origin=NOTHING, retention=FOREVER)
+        assert read_image(pool, "a") == data
+
+
+def test_an_abandoned_image_leaves_nothing(tmp_path: Path) -> None:
+    store = tiny_store()
+    with open_pool(store, tmp_path) as pool:
+        writer = pool.write_image("a", 1)
+        writer.write(some_bytes(600))
+        writer.release()
+    with open_pool(store, tmp_path) as pool:
+        pool.abandon("a", 1)
+        assert pool.pending() == []
+    assert list(store.scan("images/")) == []
+    assert list(store.uploads("")) == []
+
+
+def test_uploads_that_this_journal_does_not_know_are_reported(tmp_path: Path) -> None:
+    store = tiny_store()
+    foreign = store.start_upload("images/b/1/0123456789abcdef-00000")
+    with open_pool(store, tmp_path) as pool:
+        writer = pool.write_image("a", 1)
+        writer.write(some_bytes(600))
+        assert [upload.upload_id for upload in pool.orphans()] == [foreign.upload_id]
+        pool.abort(writer)
