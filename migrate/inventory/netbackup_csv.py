@@ -61,6 +61,9 @@ _MEDIA_LIST = re.compile(r"[;,|\s]+")
 _LEVEL = re.compile(r"(?:.*\()?(\d{1,3})\)?")
 _FRAGMENT_WORDS = {"tir": -1, "idx": 0}
 
+_FOOTER_CELLS = 2
+"""A footer is a word and a total; a row with more cells held data."""
+
 _MEDIA_ID_LENGTH = 6
 _CACHE_SIZE = 20_000
 """Entries a cache may hold before it starts again; a file has few tapes and combinations."""
@@ -158,7 +161,7 @@ class _Table:
                 if image is None or own != last_own or shared != last_shared:
                     image = copy = None
                     self._check_image_id(own[0], cells, media_id)
-                    image = self._image(own, shared)
+                    image = self._image(own, shared, filled=sum(map(bool, cells)))
                     last_own, last_shared = own, shared
                 if tape not in self._tapes:
                     yield from self._new_tape(tape, image)
@@ -378,12 +381,16 @@ class _Table:
             self._shared_of[cells] = shared
         return shared
 
-    def _image(self, own: tuple[str, ...], shared_cells: tuple[str, ...]) -> ImageRow:
+    def _image(
+        self, own: tuple[str, ...], shared_cells: tuple[str, ...], *, filled: int
+    ) -> ImageRow:
         image_id, client, backup_time, expires, image_kib, image_size, file_count = own
         shared = self._shared(shared_cells)
         image_id = image_id.strip()
         is_ours = shared.product == netbackup.PRODUCT
         parts = netbackup.split_backup_id(image_id) if is_ours else None
+        if is_ours and parts is None:  # a footer, a cut id, or a product without its column
+            raise _Skip("not a backup id", image_id[:80], lost=filled > _FOOTER_CELLS)
         size = kib(self._number(image_kib, "image KB"))
         started = self._backup_time(backup_time, parts[1] if parts else None)
         return ImageRow(  # in the order of its fields: this is the hot path
