@@ -194,17 +194,19 @@ def fragments_on(
     db: sqlite3.Connection, media_id: str, selected_only: bool
 ) -> Iterator[tuple[str, int, Fragment]]:
     """Image id, copy number and fragment, in the order of the tape."""
-    chosen = _SELECTED if selected_only else ""
-    # CROSS JOIN keeps the order of the loops: the index gives the tape's order without a sort.
-    query = (
-        f"SELECT i.image_id, {listed(FRAGMENT, 'f')} FROM (SELECT * FROM fragment"
-        " INDEXED BY fragment_by_place WHERE media_id = ?) f"
-        f"{chosen.replace('JOIN', 'CROSS JOIN')} CROSS JOIN image i USING (image_no)"
-        " ORDER BY f.tape_file_number, f.block_offset, f.image_no, f.copy_number,"
-        " f.fragment_number"
-    )
-    for row in db.execute(query, (media_id,)):
+    for row in db.execute(fragments_on_query(selected_only), (media_id,)):
         yield row[0], row[1], _fragment(row[1:])
+
+
+def fragments_on_query(selected_only: bool) -> str:
+    """The query behind ``fragments_on``; it has to walk the index and must not sort."""
+    chosen = _SELECTED.replace("JOIN", "CROSS JOIN") if selected_only else ""
+    return (  # CROSS JOIN keeps the order of the loops
+        f"SELECT i.image_id, {listed(FRAGMENT, 'f')} FROM fragment f"
+        f" INDEXED BY fragment_by_place{chosen} CROSS JOIN image i USING (image_no)"
+        " WHERE f.media_id = ? ORDER BY f.tape_file_number, f.block_offset, f.image_no,"
+        " f.copy_number, f.fragment_number"
+    )
 
 
 def spanning(
