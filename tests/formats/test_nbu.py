@@ -156,6 +156,50 @@ def test_a_multiplexed_block_that_is_missing_is_a_gap_of_its_image_alone() -> No
         assert by_name[name].done.problem == ""
 
 
+def fragments_of(data: bytes, path: Path) -> dict[Wanted, Taken]:
+    """What a tape in this state gives of the fragments that are not multiplexed."""
+    found: dict[Wanted, Taken] = {}
+    files = {n: w for n, w in catalogue()["NBU001"].items() if len(w) == 1}
+    with (
+        closing(SimhTape(write(path, data), "NBU001")) as source,
+        BufferedTape(source, high_bytes=MIB, low_bytes=0) as tape,
+    ):
+        tape.start(sorted(files))
+        for number in sorted(files):
+            found |= collect(NetBackup().extract(tape.stream_file(number), files[number]))
+    return found
+
+
+def test_a_tape_cut_anywhere_gives_whole_fragments_or_says_that_they_are_not(
+    tmp_path: Path,
+) -> None:
+    data = (FIXTURES / "nbu/NBU001.tap").read_bytes()
+    good = fragments_of(data, tmp_path / "good.tap")
+    for cut in range(0, len(data), len(data) // 50):
+        found = fragments_of(data[:cut], tmp_path / "cut.tap")
+        assert set(found) == set(good)
+        for wanted, taken in found.items():
+            assert (taken.done.problem == "") == (taken.data == good[wanted].data)
+            assert good[wanted].data.startswith(taken.data)
+
+
+def test_a_flipped_length_anywhere_never_makes_a_wrong_fragment_look_whole(
+    tmp_path: Path,
+) -> None:
+    data = (FIXTURES / "nbu/NBU001.tap").read_bytes()
+    good = fragments_of(data, tmp_path / "good.tap")
+    at, offsets = 0, []
+    while (length := int.from_bytes(data[at : at + 4], "little")) != 0xFFFFFFFF:
+        offsets.append(at)
+        at += length + 8 if length else 4
+    for offset in offsets:
+        damaged = bytearray(data)
+        damaged[offset + 1] ^= 0x14
+        for wanted, taken in fragments_of(bytes(damaged), tmp_path / "bad.tap").items():
+            if not taken.done.problem:
+                assert taken.data == good[wanted].data
+
+
 # --- the label --------------------------------------------------------------------------------
 
 
