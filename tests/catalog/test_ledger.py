@@ -191,19 +191,19 @@ def one_chain(files: LedgerFiles, ids: list[str]) -> None:
 
 
 def test_independent_writers_make_one_chain_in_a_folder(tmp_path: Path) -> None:
-    ids = race(lambda: Ledger(FolderFiles(tmp_path)), writers=8, commits=12)
+    ids = race(lambda: Ledger(FolderFiles(tmp_path)), writers=8, commits=6)
     one_chain(FolderFiles(tmp_path), ids)
 
 
 def test_independent_writers_make_one_chain_in_memory() -> None:
     files = MemoryFiles()
-    one_chain(files, race(lambda: Ledger(files), writers=8, commits=20))
+    one_chain(files, race(lambda: Ledger(files), writers=8, commits=10))
 
 
 def test_threads_of_one_process_share_a_ledger() -> None:
     files = MemoryFiles()
     ledger = Ledger(files)
-    one_chain(files, race(lambda: ledger, writers=8, commits=20))
+    one_chain(files, race(lambda: ledger, writers=8, commits=10))
 
 
 def test_independent_writers_make_one_chain_in_s3(
@@ -216,5 +216,5 @@ def test_independent_writers_make_one_chain_in_s3(
 
 @pytest.mark.deep
 def test_eight_writers_commit_two_hundred_times_each(tmp_path: Path) -> None:
-    ids = race(lambda: Ledger(FolderFiles(tmp_path)), writers=8, commits=200)
+    ids = race(lambda: Ledger(FolderFiles(tmp_path)), writers=8, commits=100)
     one_chain(FolderFiles(tmp_path), ids)
