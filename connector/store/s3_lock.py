@@ -44,21 +44,25 @@ class Locks:
         """
         what = f"locking {key}"
         asked = Retention(mode, -(-until // NANOSECONDS) * NANOSECONDS)
-        if not self._adds(asked, key, version_id, what):
+        before = self._retention(key, version_id)
+        if not before.check_extended_by(asked, what, now=self.clock()):
             return
         until_there = s3_facts.to_datetime(asked.until)
         parameters = self.bucket.names(key, version_id)
         parameters |= {"Retention": {"Mode": str(mode), "RetainUntilDate": until_there}}
         try:
             self._call(what, self.bucket.client.put_object_retention, parameters)
-        except StoreUnusable:  # we have no right to, or another one extended it meanwhile
-            if self._adds(asked, key, version_id, what):
+        except StoreUnusable as exc:
+            if not self._retention(key, version_id).holds(self.clock()):
                 raise
+            raise ObjectLocked(
+                f"{what}: the store does not let this lock change: {exc.message}",
+                hint="extend it in the mode that it has",
+            ) from exc
 
-    def _adds(self, asked: Retention, key: str, version_id: str | None, what: str) -> bool:
+    def _retention(self, key: str, version_id: str | None) -> Retention:
         stored = self.stat(key, version_id)
-        before = Retention(stored.lock_mode, stored.lock_until or 0)
-        return before.check_extended_by(asked, what, now=self.clock())
+        return Retention(stored.lock_mode, stored.lock_until or 0)
 
     def set_hold(self, key: str, on: bool, version_id: str | None) -> None:
         """PutObjectLegalHold."""

@@ -115,8 +115,19 @@ def complete(
     if kind is PartChecksum.MD5:
         _refuse_existing(bucket, upload, head, what)
     parameters = _completion(bucket, upload, whole, with_crc=kind is PartChecksum.CRC64NVME)
+
+    def attempt() -> dict[str, Any]:
+        try:
+            return once(what, lambda: bucket.client.complete_multipart_upload(**parameters))
+        except TransientStoreError as exc:
+            if is_open(bucket, upload):
+                raise
+            # this attempt made the object, or the upload was gone before and the store does not
+            # say it in so many words (RADOS Gateway 16: 500)
+            raise ObjectNotFound(exc.message, hint=exc.hint) from exc
+
     try:
-        answer = bucket.call(what, lambda: bucket.client.complete_multipart_upload(**parameters))
+        answer = bucket.retrying.call(what, attempt)
     except (ObjectExists, ObjectNotFound) as exc:
         return _settle(bucket, upload, whole, head, exc)
     there = head(upload.key, s3_facts.version(answer))

@@ -436,19 +436,33 @@ class StoreConformance:
         self, locking_store: ObjectStore, at: str
     ) -> None:
         store = locking_store
-        store.put(f"{at}/a", b"keep")
         for mode in (LockMode.GOVERNANCE, LockMode.COMPLIANCE):
-            store.set_lock(f"{at}/a", mode=mode, until=in_hours(2))
+            key = f"{at}/{mode}"
+            store.put(key, b"keep")
+            store.set_lock(key, mode=mode, until=in_hours(2))
             with pytest.raises(ObjectLocked):
-                store.set_lock(f"{at}/a", mode=mode, until=in_hours(1))
-        with pytest.raises(ObjectLocked):
-            store.set_lock(f"{at}/a", mode=LockMode.GOVERNANCE, until=in_hours(5))
-        later = in_hours(3)
-        store.set_lock(f"{at}/a", mode=LockMode.COMPLIANCE, until=later)
-        store.set_lock(f"{at}/a", mode=LockMode.COMPLIANCE, until=later)
-        assert store.stat(f"{at}/a").lock_until == later
-        with pytest.raises(Unsupported):
-            store.set_lock(f"{at}/a", mode=LockMode.NONE, until=later)
+                store.set_lock(key, mode=mode, until=in_hours(1))
+            later = in_hours(3)
+            store.set_lock(key, mode=mode, until=later)
+            store.set_lock(key, mode=mode, until=later)
+            assert store.stat(key).lock_until == later
+            with pytest.raises(Unsupported):
+                store.set_lock(key, mode=LockMode.NONE, until=later)
+
+    def test_a_lock_is_never_weakened(self, locking_store: ObjectStore, at: str) -> None:
+        store = locking_store
+        store.put(f"{at}/a", b"keep")
+        store.set_lock(f"{at}/a", mode=LockMode.GOVERNANCE, until=in_hours(1))
+        strict = in_hours(2)
+        try:  # not every store strengthens a lock
+            store.set_lock(f"{at}/a", mode=LockMode.COMPLIANCE, until=strict)
+        except ObjectLocked:
+            assert store.stat(f"{at}/a").lock_mode is LockMode.GOVERNANCE
+        else:
+            with pytest.raises(ObjectLocked):
+                store.set_lock(f"{at}/a", mode=LockMode.GOVERNANCE, until=in_hours(5))
+            stat = store.stat(f"{at}/a")
+            assert (stat.lock_mode, stat.lock_until) == (LockMode.COMPLIANCE, strict)
 
     def test_a_lock_ends_no_earlier_than_asked(self, locking_store: ObjectStore, at: str) -> None:
         locking_store.put(f"{at}/a", b"keep")
