@@ -83,12 +83,13 @@ class Query:
         Raises ConfigError when it is not one SELECT, or wrong SQL.
         """
         try:
-            statements = self._connection.extract_statements(sql)
+            statements = self._connection.extract_statements(_as_written(sql))
             if len(statements) != 1 or statements[0].type not in _ALLOWED:
                 raise ConfigError("not one SELECT", hint="a ledger is only ever read")
             # A cursor of its own: several answers may be open at once.
             cursor = self._connection.cursor()
-            relation = cursor.sql(statements[0].query, params=list(parameters) or None)
+            values = [_as_written(v) if isinstance(v, str) else v for v in parameters]
+            relation = cursor.sql(statements[0].query, params=values or None)
             return Answer(cursor, relation.to_arrow_reader(10_000))
         except duckdb.Error as exc:
             raise _refused(exc) from exc
@@ -171,6 +172,11 @@ def _set_up(connection: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> Non
     connection.execute("SET allowed_directories = $1", [folders])
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
+
+
+def _as_written(text: str) -> str:
+    """Text as the ledger writes it: bytes of a command line that are no UTF-8, escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _refused(exc: Exception) -> ConfigError:

@@ -268,8 +268,9 @@ class Footer:
 def encode(facts: Sequence[Fact], *, sequence: int, previous_sha256: str) -> bytes:
     """The Parquet file of one commit.
 
-    Times are cut to the microsecond. Raises CatalogError when a value does not fit its column,
-    or when there are more than MAX_ROWS facts or none.
+    Times are cut to the microsecond; bytes in a text that are no UTF-8 become ``\\udcXX``. Raises
+    CatalogError when a value does not fit its column, or when there are more than MAX_ROWS facts
+    or none.
     """
     if not 1 <= len(facts) <= MAX_ROWS:
         raise CatalogError(
@@ -297,13 +298,32 @@ def encode(facts: Sequence[Fact], *, sequence: int, previous_sha256: str) -> byt
 
 
 def _array(field: pa.Field, values: Iterable[Any]) -> pa.Array:
+    cells = list(values)
     try:
-        array = pa.array(list(values), field.type)
+        try:
+            array = pa.array(cells, field.type)
+        except UnicodeEncodeError:
+            array = pa.array([_escaped(cell) for cell in cells], field.type)
     except (pa.ArrowException, UnicodeError, OverflowError, TypeError) as exc:
         raise CatalogError(f"column {field.name}: a value does not fit: {exc}") from exc
     if array.null_count and not field.nullable:
         raise CatalogError(f"column {field.name}: a value is missing")
     return array
+
+
+def _escaped(cell: Any) -> Any:
+    """The cell with bytes that are no UTF-8 (Python's lone surrogates) as ``\\udcXX``.
+
+    Names in old catalogues may hold such bytes. A fact about them must not be refused: it would
+    stay in its outbox for ever, and every later fact behind it.
+    """
+    if isinstance(cell, str):
+        return cell.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(cell, list):
+        return [_escaped(item) for item in cell]
+    if isinstance(cell, dict):
+        return {name: _escaped(item) for name, item in cell.items()}
+    return cell
 
 
 def read_footer(data: bytes | memoryview) -> Footer:

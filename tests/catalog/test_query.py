@@ -72,6 +72,11 @@ def test_parameters_stand_for_question_marks(tmp_path: Path) -> None:
     assert ask(tmp_path, sql, "b'; --") == [{"image": "b'; --"}]
 
 
+def test_a_name_that_is_not_utf8_is_found_by_its_bytes(tmp_path: Path) -> None:
+    Ledger(FolderFiles(tmp_path)).append([stored("a\udcff")])
+    assert len(ask(tmp_path, "SELECT * FROM images WHERE image = ?", "a\udcff")) == 1
+
+
 def test_several_answers_may_be_open_at_once(tmp_path: Path) -> None:
     Ledger(FolderFiles(tmp_path)).append([fact(image=str(number)) for number in range(100)])
     with Query(FolderFiles(tmp_path)) as query:

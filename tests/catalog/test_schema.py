@@ -118,7 +118,6 @@ def test_rows_are_numbered_within_their_commit() -> None:
         {"recorded_at": 2**80},
         {"expires_at": -(2**70)},
         {"size": 2**63},
-        {"reason": "\udcff"},
         {"actor": None},
         {"size": "ten"},
         {"places": (place("A1", size=2**64),)},
@@ -127,6 +126,16 @@ def test_rows_are_numbered_within_their_commit() -> None:
 def test_a_value_that_does_not_fit_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(CatalogError):
         encode([fact(**wrong)], sequence=0, previous_sha256=FIRST_PREVIOUS)
+
+
+def test_a_name_that_is_not_utf8_is_written_with_its_bytes_escaped() -> None:
+    named = fact(
+        image="a\udcff", media=("b\udc80", "fine"), places=(place("c\udcff"),), reason="\u65e5"
+    )
+    data = encode([named, fact()], sequence=0, previous_sha256=FIRST_PREVIOUS)
+    read, _ = decode(data)
+    assert (read.image, read.media) == ("a\\udcff", ("b\\udc80", "fine"))
+    assert (read.places[0].media_id, read.reason) == ("c\\udcff", "\u65e5")
 
 
 def test_no_facts_are_no_commit() -> None:
