@@ -73,7 +73,7 @@ def test_parameters_stand_for_question_marks(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_not_utf8_is_found_by_its_bytes(tmp_path: Path) -> None:
-    Ledger(FolderFiles(tmp_path)).append([stored("a\udcff")])
+    Ledger(FolderFiles(tmp_path)).append([fact(image="a\udcff")])
     assert len(ask(tmp_path, "SELECT * FROM images WHERE image = ?", "a\udcff")) == 1
 
 
