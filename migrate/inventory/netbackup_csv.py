@@ -161,7 +161,7 @@ class _Table:
                 if image is None or own != last_own or shared != last_shared:
                     image = copy = None
                     self._check_image_id(own[0], cells, media_id)
-                    image = self._image(own, shared, filled=sum(map(bool, cells)))
+                    image = self._image(own, shared, cells)
                     last_own, last_shared = own, shared
                 if tape not in self._tapes:
                     yield from self._new_tape(tape, image)
@@ -382,7 +382,7 @@ class _Table:
         return shared
 
     def _image(
-        self, own: tuple[str, ...], shared_cells: tuple[str, ...], *, filled: int
+        self, own: tuple[str, ...], shared_cells: tuple[str, ...], cells: list[str]
     ) -> ImageRow:
         image_id, client, backup_time, expires, image_kib, image_size, file_count = own
         shared = self._shared(shared_cells)
@@ -390,7 +390,8 @@ class _Table:
         is_ours = shared.product == netbackup.PRODUCT
         parts = netbackup.split_backup_id(image_id) if is_ours else None
         if is_ours and parts is None:  # a footer, a cut id, or a product without its column
-            raise _Skip("not a backup id", image_id[:80], lost=filled > _FOOTER_CELLS)
+            lost = sum(map(bool, cells)) > _FOOTER_CELLS
+            raise _Skip("not a backup id", image_id[:80], lost=lost)
         size = kib(self._number(image_kib, "image KB"))
         started = self._backup_time(backup_time, parts[1] if parts else None)
         return ImageRow(  # in the order of its fields: this is the hot path

@@ -36,8 +36,9 @@ _T = TypeVar("_T")
 BATCH = 10_000
 """Rows handed to SQLite at once while importing."""
 
-CACHE_KIB = 64 * 1024
-"""SQLite's page cache, per database; an import has two, and its sorter takes as much again."""
+CACHE_KIB = {"main": 32 * 1024, "raw": 8 * 1024}
+"""SQLite's page caches while importing. Its sorter takes as much as main has before it spills,
+so an import needs the two caches and main's a second time, whatever the catalogue's size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +110,13 @@ class Inventory:
         try:
             db = _connect(work)
             db.execute("ATTACH ? AS raw", (staging,))
-            for schema in ("main", "raw"):  # made again from the catalogues if the host dies
+            for (
+                schema,
+                cache,
+            ) in CACHE_KIB.items():  # made again from the catalogues if the host dies
                 db.execute(f"PRAGMA {schema}.journal_mode = OFF")
                 db.execute(f"PRAGMA {schema}.synchronous = OFF")
-                db.execute(f"PRAGMA {schema}.cache_size = -{CACHE_KIB}")
+                db.execute(f"PRAGMA {schema}.cache_size = -{cache}")
             db.executescript(STAGING + FINAL)
         except (sqlite3.Error, OSError) as exc:
             raise _database_error(target, exc) from exc
@@ -359,6 +363,15 @@ class Inventory:
             yield from rows
         except sqlite3.Error as exc:
             raise _database_error(self._path, exc) from exc
+
+    def selected_copy(self, image_id: str) -> int | None:
+        """The copy number that ``select`` marked of an image, or None."""
+        self._need_settled()
+        row = self._db.execute(
+            "SELECT copy_number FROM selected JOIN image USING (image_no) WHERE image_id = ?",
+            (image_id,),
+        ).fetchone()
+        return None if row is None else int(row[0])
 
     def _one(self, query: str) -> int:
         return int(self._db.execute(query).fetchone()[0])
