@@ -46,7 +46,8 @@ class _Screen:
 class Progress:
     """Shows a run. Every method may be called from any drive's thread.
 
-    tapes is how many mounts are planned. stream is stderr, unless a test looks.
+    tapes is how many mounts are planned. stream is stderr, unless a test looks. quiet shows nothing
+    but counts all the same.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Progress:
         tapes: int,
         *,
         stream: TextIO | None = None,
+        quiet: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream or sys.stderr
@@ -65,7 +67,8 @@ class Progress:
         self.tally = Tally()
         self._started = clock()
         self._screen = _Screen(last_plain=self._started)
-        self._bars = self._stream.isatty()
+        self._quiet = quiet
+        self._bars = self._stream.isatty() and not quiet
         if self._bars:
             self._open_bars(totals)
 
@@ -90,6 +93,8 @@ class Progress:
 
     def line(self, text: str) -> None:
         """A line of its own, above the bars where there are any."""
+        if self._quiet:
+            return
         if self._bars:
             tqdm.write(text, file=self._stream)
         else:
@@ -142,7 +147,7 @@ class Progress:
                 self._screen.bars[-1].update(size)
             return
         now = self._clock()
-        if now - self._screen.last_plain >= PLAIN_EVERY_S:
+        if not self._quiet and now - self._screen.last_plain >= PLAIN_EVERY_S:
             self._screen.last_plain = now
             print(self.summary(), file=self._stream, flush=True)
 

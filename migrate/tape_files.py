@@ -1,0 +1,131 @@
+"""Multiplexed tape files are moved whole, once; their images name their place in them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from catalog.errors import ImageExists
+from catalog.model import LockMode, StorageClass, TapePlace
+from connector.pool import Manifest, Origin, Retention
+from connector.pool.classes import remaining_days
+from migrate import facts
+from migrate.assembly import POOL_COPY, ImageJob
+from migrate.formats.interface import Done, Gap, Piece, Wanted
+from migrate.formats.opaque import OpaqueFile
+from migrate.model import Media
+from migrate.session import Session
+from migrate.source.interface import TapeEvent
+
+
+@dataclass(slots=True)
+class TapeFileMover:
+    """Moves one tape file. moved is how many bytes were new."""
+
+    session: Session
+    drive: int
+    media: Media
+    number: int
+    moved: int = 0
+
+    def move(
+        self, events: Iterator[TapeEvent], jobs: Sequence[ImageJob], *, keeps_records: bool
+    ) -> str:
+        """Store the tape file; '' when it is there, else what is wrong with it."""
+        name = facts.tape_file_name(self.media.media_id, self.number)
+        retention = longest([job.retention for job in jobs])
+        pool = self.session.pool
+        try:
+            writer = pool.write_image(
+                name,
+                POOL_COPY,
+                storage_class=self._class(jobs, retention),
+                on_commit=self._on_commit,
+            )
+        except ImageExists:
+            manifest = pool.stat(name, POOL_COPY)
+            with pool.journal.transaction(durable=True) as db:
+                self._on_commit(db, manifest)
+            return ""
+        whole = OpaqueFile(keeps_records=keeps_records)
+        wanted = Wanted(image_id=name, copy=POOL_COPY, fragment_number=1)
+        known = writer.offset
+        problem = ""
+        try:
+            for extract in whole.extract(events, [wanted]):
+                self.session.check_stopped()
+                if isinstance(extract, Piece):
+                    data = memoryview(extract.data)
+                    skipped = min(known, len(data))
+                    known -= skipped
+                    if len(data) > skipped:
+                        writer.write(data[skipped:])
+                        self.moved += len(data) - skipped
+                    self.session.progress.moved(self.drive, len(data))
+                elif isinstance(extract, Gap):
+                    problem = problem or extract.reason
+                elif isinstance(extract, Done):
+                    problem = extract.problem or problem
+        except BaseException:
+            writer.release()
+            raise
+        if known:
+            problem = f"it is {known} bytes shorter than when it was read before"
+        if problem:
+            pool.abort(writer)
+            return problem
+        runs = tuple(whole.block_map.runs) if whole.block_map else ()
+        writer.close(origin=self._origin(jobs), retention=retention, blocks=runs)
+        return ""
+
+    def _class(self, jobs: Sequence[ImageJob], retention: Retention) -> StorageClass:
+        now = self.session.pool.context.clock()
+        size = sum(job.image.size_bytes or 0 for job in jobs)
+        days = remaining_days(
+            now=now, expires_at=retention.expires_at, infinite=retention.expires_infinite
+        )
+        return self.session.choose_class(size, days)
+
+    def _origin(self, jobs: Sequence[ImageJob]) -> Origin:
+        place = TapePlace(
+            media_id=self.media.media_id,
+            barcode=jobs[0].barcodes.get(self.media.media_id),
+            tape_file=self.number,
+        )
+        names = ", ".join(job.image.image_id for job in jobs[:100])
+        return Origin(
+            product=jobs[0].image.product,
+            places=(place,),
+            notes=(f"multiplexed tape file with {len(jobs)} images: {names}",),
+        )
+
+    def _on_commit(self, db: sqlite3.Connection, manifest: Manifest) -> None:
+        db.execute(
+            "INSERT OR REPLACE INTO tape_files VALUES (?, ?, ?)",
+            (self.media.media_id, self.number, manifest.size),
+        )
+
+
+def longest(retentions: Sequence[Retention]) -> Retention:
+    """The retention that covers all: a tape file is kept as long as any image in it."""
+    result = Retention()
+    for each in retentions:
+        infinite = result.expires_infinite or each.expires_infinite
+        ends = [end for end in (result.expires_at, each.expires_at) if end is not None]
+        locks = [end for end in (result.lock_until, each.lock_until) if end is not None]
+        modes = {result.lock_mode, each.lock_mode}
+        strongest = next(
+            mode
+            for mode in (LockMode.COMPLIANCE, LockMode.GOVERNANCE, LockMode.NONE)
+            if mode in modes
+        )
+        result = replace(
+            result,
+            expires_infinite=infinite,
+            expires_at=None if infinite else max(ends, default=None),
+            lock_mode=strongest,
+            lock_until=max(locks, default=None),
+            hold=result.hold or each.hold,
+        )
+    return result
