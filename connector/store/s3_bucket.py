@@ -7,7 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import (
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    ProxyConnectionError,
+)
 
 from catalog.errors import StoreError
 from catalog.retry import Retrying
@@ -18,6 +23,8 @@ from connector.store.s3_encryption import Encryption, EncryptionKind
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_NEVER_SENT = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError)
 
 MAX_PAGES = 1_000_000
 """Pages of a listing, of at most 1,000 entries each: beyond it the store repeats itself."""
@@ -100,6 +107,6 @@ def once(what: str, fn: Callable[[], T]) -> T:
         raise translate(exc, what) from exc
 
 
-def was_answered(exc: StoreError) -> bool:
-    """Whether the store itself refused, so that its answer was not lost on the way."""
-    return isinstance(exc.__cause__, ClientError)
+def did_nothing(exc: StoreError) -> bool:
+    """Whether the request cannot have been carried out: refused by the store, or never sent."""
+    return isinstance(exc.__cause__, (ClientError, *_NEVER_SENT))

@@ -22,7 +22,7 @@ from catalog.errors import (
 from connector.store import s3_facts
 from connector.store.body import as_body, crc_from_text, crc_to_text
 from connector.store.interface import Part, PartChecksum, PutOptions, Upload
-from connector.store.s3_bucket import S3Bucket, once, was_answered
+from connector.store.s3_bucket import S3Bucket, did_nothing, once
 from connector.store.s3_checksum import joined_crc, opaque_etag, seal, upload_etag
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def creation(bucket: S3Bucket, options: PutOptions | None) -> dict[str, Any]:
 
 
 def start(bucket: S3Bucket, key: str, options: PutOptions | None, kind: PartChecksum) -> Upload:
-    """CreateMultipartUpload. Repeated only when the store itself said that it did nothing."""
+    """CreateMultipartUpload. Repeated only when the attempt before cannot have started one."""
     what = f"starting an upload of {key}"
     parameters = bucket.names(key) | creation(bucket, options)
     if kind is PartChecksum.CRC64NVME:
@@ -59,7 +59,7 @@ def start(bucket: S3Bucket, key: str, options: PutOptions | None, kind: PartChec
                 what, lambda: bucket.client.create_multipart_upload(**parameters)
             )
         except TransientStoreError as exc:
-            if was_answered(exc):
+            if did_nothing(exc):
                 raise
             return exc
         return answer
