@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -39,38 +40,59 @@ DATA = bytes(range(256)) * 2048  # 512 KiB: more than one step of sending and re
 CRC = crc64nvme(DATA)
 
 
-@pytest.fixture
-def proxy(moto_endpoint: str) -> Iterator[FaultProxy]:
+@pytest.fixture(scope="module")
+def shared_proxy(moto_endpoint: str) -> Iterator[FaultProxy]:
     with FaultProxy(moto_endpoint) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def open_store(proxy: FaultProxy, moto_endpoint: str) -> Iterator[Callable[..., S3Store]]:
-    """Makes stores behind the proxy, probed before any fault is played."""
-    opened = []
+def proxy(shared_proxy: FaultProxy) -> Iterator[FaultProxy]:
+    """The proxy without a script; at the end the script of the test must have been played."""
+    shared_proxy.seen.clear()
+    yield shared_proxy
+    try:
+        shared_proxy.check_all_played()
+    finally:
+        shared_proxy.forget()
 
-    def make(
-        *, deadline_s: float = 20, read_timeout_s: float = 10, kind: str = "tapelift-"
-    ) -> S3Store:
+
+@pytest.fixture(scope="module")
+def open_store(shared_proxy: FaultProxy, moto_endpoint: str) -> Iterator[Callable[..., S3Store]]:
+    """Gives stores behind the proxy, probed before any fault is played, one for each kind."""
+
+    @functools.cache
+    def opened(kind: str, deadline_s: float, read_timeout_s: float) -> S3Store:
         location = new_bucket(moto_endpoint, kind=kind)
         store = S3Store(
-            S3Location(location.bucket, "pool", proxy.url),
+            S3Location(location.bucket, "pool", shared_proxy.url),
             limits=S3Limits(read_timeout_s=read_timeout_s, deadline_s=deadline_s),
             retrying=Retrying(deadline_s=deadline_s, first_wait_s=0.01),
         )
-        opened.append(store)
         store.probe()
-        proxy.seen.clear()
+        shared_proxy.seen.clear()
+        stores.append(store)
         return store
 
+    def make(
+        *, kind: str = "tapelift-", deadline_s: float = 20, read_timeout_s: float = 10
+    ) -> S3Store:
+        store = opened(kind, deadline_s, read_timeout_s)
+        for stored in store.scan(""):
+            store.delete(stored.key)
+        for upload in store.uploads(""):
+            store.abort_upload(upload)
+        shared_proxy.seen.clear()
+        return store
+
+    stores: list[S3Store] = []
     yield make
-    for store in opened:
+    for store in stores:
         store.close()
 
 
 @pytest.fixture
-def store(open_store: Callable[..., S3Store]) -> S3Store:
+def store(open_store: Callable[..., S3Store], proxy: FaultProxy) -> S3Store:
     return open_store()
 
 
@@ -171,13 +193,13 @@ def test_a_stall_ends_at_the_deadline(
     operation: str,
     call: Callable[[S3Store], object],
 ) -> None:
-    store = open_store(deadline_s=1.5)  # shorter than the read timeout
+    store = open_store(deadline_s=0.8)  # shorter than the read timeout
     store.put("a", DATA)
     proxy.play(faults.stall(operation))
     started = time.monotonic()
     with pytest.raises(TransientStoreError, match="given up"):
         call(store)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 2.5
 
 
 @pytest.mark.parametrize(
@@ -190,13 +212,13 @@ def test_a_stall_ends_at_the_deadline(
 def test_a_stall_within_a_body_ends_at_the_deadline(
     open_store: Callable[..., S3Store], proxy: FaultProxy, read: Callable[[S3Store], bytes]
 ) -> None:
-    store = open_store(deadline_s=1.5)
+    store = open_store(deadline_s=0.8)
     store.put("a", DATA)
     proxy.play(faults.stall_in_body("GetObject", 200_000))
     started = time.monotonic()
     with pytest.raises(TransientStoreError, match="given up"):
         read(store)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 2.5
 
 
 def test_a_stall_shorter_than_the_deadline_is_got_over(
