@@ -25,12 +25,13 @@ from botocore.response import StreamingBody
 from catalog.errors import CorruptObject, TransientStoreError
 from catalog.retry import time_left
 
-SEND_STEP = 256 * 1024
+SEND_STEP = 1024 * 1024
 """Bytes given to the socket at once. Each step has the connect timeout to get out (urllib3 sets
-the read timeout only for the answer), so that 10 s mean at least 26 KB/s and not one whole part."""
+the read timeout only for the answer): 10 s mean at least 105 KB/s on each connection, where one
+whole part would need 1.7 MB/s. Steps of 256 KiB cost a third more processor time."""
 
-RECEIVE_STEP = 128 * 1024
-"""Bytes taken from the socket between two looks at the deadline."""
+RECEIVE_STEP = 1024 * 1024
+"""Most bytes taken from the socket between two looks at the deadline."""
 
 
 def crc64nvme(data: bytes | bytearray | memoryview, before: int = 0) -> int:
@@ -150,37 +151,29 @@ def fill(body: StreamingBody, buffer: memoryview, what: str, *, read_timeout_s: 
     raw.release_conn()
 
 
-def drain(body: StreamingBody, ceiling: int, what: str, *, read_timeout_s: float) -> bytes:
-    """Read a small body whole, through botocore, which compares the checksum it knows.
-
-    Raises CorruptObject when it is longer than ceiling bytes.
-    """
-    pieces: list[bytes] = []
-    total = 0
-    try:
-        while True:
-            _mind_deadline(body, what, total, read_timeout_s)
-            piece = body.read(RECEIVE_STEP)
-            if not piece:
-                break
-            total += len(piece)
-            if total > ceiling:
-                raise CorruptObject(f"{what}: larger than the {ceiling} bytes allowed")
-            pieces.append(piece)
-    except BaseException:
-        body.close()
-        raise
-    return b"".join(pieces)
-
-
 def _taker(body: StreamingBody) -> Callable[[memoryview], int]:
-    """How to read into memory: without a copy where the layers are the ones we know."""
+    """How to read into memory: without a copy where the layers are the ones we know.
+
+    readinto1 asks the socket once and comes back with what there is, so that a server that sends
+    a byte now and then cannot hold us beyond the deadline. The last byte is left to http.client,
+    which then knows that the answer has ended.
+    """
     raw: Any = getattr(body, "_raw_stream", None)
     below: Any = getattr(raw, "_fp", None)
-    if isinstance(raw, urllib3.HTTPResponse) and isinstance(below, http.client.HTTPResponse):
-        return below.readinto
-    through_all_layers: Callable[[Any], int] = body.readinto
-    return through_all_layers
+    buffered: Any = getattr(below, "fp", None)
+    known = isinstance(raw, urllib3.HTTPResponse) and isinstance(below, http.client.HTTPResponse)
+    if not known or not isinstance(buffered, io.BufferedReader):
+        through_all_layers: Callable[[Any], int] = body.readinto
+        return through_all_layers
+
+    def take(view: memoryview) -> int:
+        if below.length is None or below.length <= 1:  # of unknown length, or at its end
+            return int(below.readinto(view))
+        count = buffered.readinto1(view[: below.length - 1])
+        below.length -= count
+        return count
+
+    return take
 
 
 def _mind_deadline(body: StreamingBody, what: str, done: int, read_timeout_s: float) -> None:

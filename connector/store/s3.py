@@ -26,7 +26,14 @@ from catalog.model import LockMode, StorageClass
 from catalog.retry import Retrying
 from catalog.s3 import S3Limits, S3Location, vendor_code
 from connector.store import s3_facts, s3_probe, s3_upload
-from connector.store.body import as_body, bytes_view, crc64nvme, drain, fill, md5_of
+from connector.store.body import (
+    as_body,
+    bytes_view,
+    crc64nvme,
+    crc_from_text,
+    fill,
+    md5_of,
+)
 from connector.store.interface import (
     Capabilities,
     Part,
@@ -223,18 +230,25 @@ class S3Store:
             raise ObjectArchived(f"reading {key}: it is {stored.recall}", hint="recall it first")
 
     def read(self, key: str, *, ceiling: int, version_id: str | None = None) -> bytes:
-        """GetObject whole; botocore compares the checksum that the store keeps."""
+        """GetObject whole; compared with the CRC64NVME that the store keeps, where it keeps one."""
         parameters = self._bucket.names(key, version_id) | self._bucket.encryption.on_access()
         what = f"reading {key}"
         timeout = self._bucket.limits.read_timeout_s
 
         def attempt() -> bytes:
             answer = self._bucket.client.get_object(**parameters, ChecksumMode="ENABLED")
-            size = int(answer.get("ContentLength", 0))
-            if size > ceiling:
+            size = answer.get("ContentLength")
+            if size is None or size > ceiling:
                 answer["Body"].close()
                 raise CorruptObject(f"{what}: {size} bytes, at most {ceiling} are allowed")
-            return drain(answer["Body"], ceiling, what, read_timeout_s=timeout)
+            data = bytearray(size)
+            fill(answer["Body"], memoryview(data), what, read_timeout_s=timeout)
+            told = crc_from_text(answer.get("ChecksumCRC64NVME"))
+            if told is not None and crc64nvme(data) != told:
+                raise CorruptObject(
+                    f"{what}: CRC64NVME {crc64nvme(data):016x}, the store says {told:016x}"
+                )
+            return bytes(data)
 
         return self._get(what, attempt)
 

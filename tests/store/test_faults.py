@@ -202,6 +202,7 @@ def test_a_stall_ends_at_the_deadline(
     assert time.monotonic() - started < 2.5
 
 
+@pytest.mark.parametrize("slow", [faults.stall_in_body, faults.drip])
 @pytest.mark.parametrize(
     "read",
     [
@@ -209,12 +210,15 @@ def test_a_stall_ends_at_the_deadline(
         lambda store: bytes_at(store, "a", 0, len(DATA)),
     ],
 )
-def test_a_stall_within_a_body_ends_at_the_deadline(
-    open_store: Callable[..., S3Store], proxy: FaultProxy, read: Callable[[S3Store], bytes]
+def test_a_stall_or_a_drip_within_a_body_ends_at_the_deadline(
+    open_store: Callable[..., S3Store],
+    proxy: FaultProxy,
+    read: Callable[[S3Store], bytes],
+    slow: Callable[[str, int], Fault],
 ) -> None:
     store = open_store(deadline_s=0.8)
     store.put("a", DATA)
-    proxy.play(faults.stall_in_body("GetObject", 200_000))
+    proxy.play(slow("GetObject", 200_000))
     started = time.monotonic()
     with pytest.raises(TransientStoreError, match="given up"):
         read(store)

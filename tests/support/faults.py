@@ -194,6 +194,20 @@ def stall_in_body(operation: str, after: int) -> Fault:
     return Fault(operation, act, f"stall after {after} bytes")
 
 
+def drip(operation: str, after: int) -> Fault:
+    """After some bytes the answer's body goes on a byte at a time, 20 in a second."""
+
+    def act(proxy: FaultProxy, request: Request) -> None:
+        status, headers, body = proxy.forward(request)
+        _answer(request, status, headers, body, only=after)
+        for at in range(after, len(body)):
+            if proxy.closing.wait(0.05):
+                raise Cut
+            request.connection.sendall(body[at : at + 1])
+
+    return Fault(operation, act, f"drips after {after} bytes")
+
+
 def cut_body(operation: str, after: int) -> Fault:
     """The connection ends after some bytes of the answer's body."""
 
