@@ -24,12 +24,10 @@ from connector.pool.commit import image_fact
 from connector.pool.outbox import add
 from connector.pool.verify import Depth
 from migrate import facts
+from migrate.facts import POOL_COPY
 from migrate.model import Copy, Image
 from migrate.selection import Outcome
 from migrate.work import ImageResult, WorkFolder, record
-
-POOL_COPY = 1
-"""A migrated image is the pool's first copy, whatever number its copy on tape had."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,9 @@ from connector.pool.outbox import new_fact_id
 from migrate.model import Copy, Fragment, Image, Media
 from migrate.selection import Outcome, held
 
+POOL_COPY = 1
+"""A migrated image is the pool's first copy, whatever number its copy on tape had."""
+
 _DAY = 86_400 * NANOSECONDS
 KIND_OF = {
     Outcome.STORED: Kind.STORED,
@@ -107,7 +110,8 @@ def outcome_fact(
         run_id=context.run_id,
         reason=reason,
         image=ledger_name(image.image_id),
-        copy=copy.copy_number if copy else None,
+        copy=POOL_COPY,
+        pool=context.store.uri,
         product=image.product,
         client=image.client,
         policy=image.policy,

@@ -19,13 +19,13 @@ from connector.pool.manifest import Within
 from connector.pool.outbox import add
 from migrate import facts
 from migrate.assembly import (
-    POOL_COPY,
     Assembly,
     ImageJob,
     record_stored,
     stop_reading,
     verify_stored,
 )
+from migrate.facts import POOL_COPY
 from migrate.inventory.store import Inventory
 from migrate.model import Image, Media
 from migrate.progress import Progress

@@ -11,7 +11,8 @@ from catalog.model import LockMode, StorageClass, TapePlace
 from connector.pool import Manifest, Origin, Retention
 from connector.pool.classes import remaining_days
 from migrate import facts
-from migrate.assembly import POOL_COPY, ImageJob
+from migrate.assembly import ImageJob
+from migrate.facts import POOL_COPY
 from migrate.formats.interface import Done, Gap, Piece, Wanted
 from migrate.formats.opaque import OpaqueFile
 from migrate.model import Media

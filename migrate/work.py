@@ -72,14 +72,14 @@ class TapeResult:
 class WorkFolder:
     """An open work folder; one process at a time."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or create.
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open or create; read_only looks at one while a run is using it.
 
         Raises:
             JournalError: another run uses it, or it cannot be written.
         """
         self.path = path
-        self.journal = Journal(path / "journal.sqlite", schema=SCHEMA)
+        self.journal = Journal(path / "journal.sqlite", schema=SCHEMA, read_only=read_only)
 
     def close(self) -> None:
         """Close and unlock."""

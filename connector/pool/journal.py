@@ -60,14 +60,22 @@ class Journal:
     durable=True it is on the disk, and so safe against a power cut, when it returns.
     """
 
-    def __init__(self, path: Path, *, schema: str = "") -> None:
+    def __init__(self, path: Path, *, schema: str = "", read_only: bool = False) -> None:
         """Open or create; schema adds the tables of whoever shares the file.
+
+        read_only looks at a journal while another process may be writing it, and takes no lock.
 
         Raises:
             JournalError: another process holds it, a newer program wrote it, or the disk fails.
         """
         self.path = path
         self._mutex = threading.RLock()
+        self._begin = "BEGIN" if read_only else "BEGIN IMMEDIATE"
+        self._open = True
+        if read_only:
+            self._lock_fd = -1
+            self._db = _connect_read_only(path)
+            return
         self._lock_fd = _take_lock(path)
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -92,7 +100,7 @@ class Journal:
             try:
                 # a pragma inside a transaction has no effect, so it comes first
                 self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-                self._db.execute("BEGIN IMMEDIATE")
+                self._db.execute(self._begin)
                 try:
                     yield self._db
                 except BaseException:
@@ -116,10 +124,21 @@ class Journal:
     def close(self) -> None:
         """Close and unlock. Closing twice does no harm."""
         with self._mutex:
-            if self._lock_fd >= 0:
+            if self._open:
+                self._open = False
                 self._db.close()
-                os.close(self._lock_fd)
-                self._lock_fd = -1
+                if self._lock_fd >= 0:
+                    os.close(self._lock_fd)
+
+
+def _connect_read_only(path: Path) -> sqlite3.Connection:
+    if not path.is_file():
+        raise JournalError(f"there is no journal at {path}", hint="check --workdir")
+    try:
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as exc:
+        raise _journal_error(path, exc) from exc
 
 
 def _take_lock(path: Path) -> int:

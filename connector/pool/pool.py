@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from catalog.errors import (
+    ConfigError,
     CorruptObject,
     ImageExists,
     ImageNotFound,
@@ -61,12 +62,14 @@ class Pool:
         run_id: str | None = None,
         actor: str | None = None,
         encryption: str = "none",
+        create: bool = True,
     ) -> None:
-        """Open the pool, creating it in an empty prefix.
+        """Open the pool; with create also in a prefix that has none yet.
 
         Raises:
             StoreUnusable: the bucket is missing or may not be used.
             CorruptObject: what lies in the prefix is not a pool that we know.
+            ConfigError: there is no pool, and none is to be created.
         """
         config = config or PoolConfig()
         self.journal = journal
@@ -91,7 +94,7 @@ class Pool:
             batch_rows=config.ledger_rows,
             batch_seconds=config.ledger_seconds,
         )
-        _create_or_check(store, clock)
+        _create_or_check(store, clock, create=create)
 
     def __enter__(self) -> Self:
         return self
@@ -346,11 +349,15 @@ def _capabilities(store: ObjectStore, journal: Journal) -> Capabilities:
     return Capabilities(**{**fields, "part_checksum": PartChecksum(fields["part_checksum"])})
 
 
-def _create_or_check(store: ObjectStore, clock: Callable[[], int]) -> None:
+def _create_or_check(store: ObjectStore, clock: Callable[[], int], *, create: bool) -> None:
     fields = {"format": POOL_FORMAT, "created_at": iso(clock()), "writer": WRITER}
     try:
         data = store.read(names.POOL_FILE, ceiling=65_536)
     except ObjectNotFound:
+        if not create:
+            raise ConfigError(
+                f"there is no pool at {store.uri}", hint="check the bucket and the prefix"
+            ) from None
         try:
             text = json.dumps(fields, indent=1).encode() + b"\n"
             store.put(names.POOL_FILE, text, MANIFEST_OPTIONS, only_if_absent=True)

@@ -131,7 +131,6 @@ def fill(body: StreamingBody, buffer: memoryview, what: str, *, read_timeout_s: 
     CorruptObject when more bytes follow. The connection goes back to its pool only when the body
     was read to its end.
     """
-    raw: Any = body._raw_stream  # type: ignore[attr-defined]
     take = _taker(body)
     filled = 0
     try:
@@ -146,9 +145,10 @@ def fill(body: StreamingBody, buffer: memoryview, what: str, *, read_timeout_s: 
         if take(memoryview(bytearray(1))):
             raise CorruptObject(f"{what}: the answer is longer than {buffer.nbytes} bytes")
     except BaseException:
-        raw.close()
+        body.close()
         raise
-    raw.release_conn()
+    release = getattr(getattr(body, "_raw_stream", None), "release_conn", body.close)
+    release()
 
 
 def _taker(body: StreamingBody) -> Callable[[memoryview], int]:

@@ -200,4 +200,6 @@ def _remove(bucket: S3Bucket, key: str, version: str | None) -> None:
     except ObjectNotFound:
         return
     except StoreError as exc:
-        logger.warning("%s of %d bytes is left in %s: %s", key, len(_SAMPLE), bucket, exc)
+        logger.warning(
+            "%s of %d bytes is left in %s: %s", key, len(_SAMPLE), bucket.location.uri, exc
+        )
