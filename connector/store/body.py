@@ -11,7 +11,6 @@ not, and is used where it can be had.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import http.client
 import io
@@ -50,7 +49,7 @@ def crc_from_text(text: str | None) -> int | None:
         return None
     try:
         raw = base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:
         return None
     return int.from_bytes(raw, "big") if len(raw) == 8 else None
 
