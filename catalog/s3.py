@@ -343,7 +343,7 @@ VENDOR_ERRORS: tuple[type[Exception], ...] = (
 """Everything that boto3 and the layers below it raise; for ``except`` around a call."""
 
 
-def vendor_code(exc: BaseException) -> str:
+def vendor_code(exc: BaseException | None) -> str:
     """The store's own error code, ``NoSuchKey``; empty when there was no answer."""
     if isinstance(exc, vendor.ClientError):
         return str(exc.response.get("Error", {}).get("Code", ""))
