@@ -73,7 +73,19 @@ def sources(pool: Pool, manifest: Manifest) -> list[Manifest]:
 
 
 def offer(pool: Pool, manifest: Manifest, order: Rehydration) -> RecallQuote:
-    """What bringing the image back costs and takes; asks for nothing."""
+    """What bringing the image back costs and takes; asks for nothing.
+
+    Raises:
+        ConfigError: it could not be written afterwards, so nothing should be spent on it.
+    """
+    if manifest.within and order.demultiplexer is None:
+        files = ", ".join(part.image for part in manifest.within)
+        raise ConfigError(
+            f"image {manifest.name} is interleaved with others in {files}",
+            hint="give a --demultiplexer that knows the tape's layout, or rehydrate the tape file",
+        )
+    if order.out not in ("", "-") and Path(order.out).exists() and not order.force:
+        raise ConfigError(f"{order.out} exists", hint="choose another --out, or use --force")
     return pool.quote_recall(
         sources(pool, manifest), order.prices, tier=order.tier, days=order.days
     )
@@ -120,12 +132,6 @@ def rehydrate(
     Raises:
         ImageArchived, ImageDamaged: as reading does.
     """
-    if manifest.within and order.demultiplexer is None:
-        files = ", ".join(part.image for part in manifest.within)
-        raise ConfigError(
-            f"image {manifest.name} is interleaved with others in {files}",
-            hint="give a --demultiplexer that knows the tape's layout, or rehydrate the tape file",
-        )
     if order.out == "-":
         done = _copy(pool, manifest, order, sys.stdout.buffer, Sha256(), 0, moved)
         sys.stdout.buffer.flush()
@@ -143,8 +149,6 @@ def _to_file(
     path: Path,
     moved: Callable[[int], object],
 ) -> Rehydrated:
-    if path.exists() and not order.force:
-        raise ConfigError(f"{path} exists", hint="choose another --out, or use --force")
     partial = path.with_name(path.name + ".partial")
     digest, known = Sha256(), 0
     try:

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from catalog.errors import ImageExists
-from catalog.model import LockMode, StorageClass, TapePlace
+from catalog.model import Kind, LockMode, StorageClass, TapePlace
 from connector.pool import Manifest, Origin, Retention
 from connector.pool.classes import remaining_days
+from connector.pool.commit import image_fact
+from connector.pool.verify import Depth
 from migrate import facts
 from migrate.assembly import ImageJob
 from migrate.facts import POOL_COPY
@@ -77,7 +79,17 @@ class TapeFileMover:
             pool.abort(writer)
             return problem
         runs = tuple(whole.block_map.runs) if whole.block_map else ()
-        writer.close(origin=self._origin(jobs), retention=retention, blocks=runs)
+        manifest = writer.close(origin=self._origin(jobs), retention=retention, blocks=runs)
+        return "" if not self.session.settings.verify else self._verify(manifest)
+
+    def _verify(self, manifest: Manifest) -> str:
+        """As for an image; what is wrong with the file is wrong with every image in it."""
+        pool = self.session.pool
+        found = pool.verify(manifest, Depth.CHECKSUM)
+        if found.problems:
+            return "; ".join(found.problems)
+        detail: dict[str, object] = {"depth": Depth.CHECKSUM}
+        pool.record([image_fact(pool.context, manifest, Kind.VERIFIED, detail=detail)])
         return ""
 
     def _class(self, jobs: Sequence[ImageJob], retention: Retention) -> StorageClass:

@@ -125,9 +125,9 @@ class Manifest:
         return names.manifest_key(self.name, self.copy)
 
     @property
-    def storage_class(self) -> StorageClass:
-        """The class of the image's objects."""
-        return self.fragments[0].storage_class if self.fragments else StorageClass.STANDARD
+    def storage_class(self) -> StorageClass | None:
+        """The class of the image's objects; None when it has none of its own (``within``)."""
+        return self.fragments[0].storage_class if self.fragments else None
 
     @property
     def stored_fragments(self) -> tuple[StoredFragment, ...]:

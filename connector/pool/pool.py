@@ -302,8 +302,22 @@ class Pool:
         return ImageReader(self._context, manifest)
 
     def verify(self, manifest: Manifest, depth: verify.Depth) -> verify.Verification:
-        """Compare a copy with its manifest, to a depth; a result, not an exception."""
-        return verify.verify(self._context, manifest, depth)
+        """Compare a copy with its manifest, to a depth; a result, not an exception.
+
+        An image within tape files has no bytes of its own: those files are checked, and at most
+        to their checksums, because each of them is an image that can be read in full itself.
+        """
+        if not manifest.within:
+            return verify.verify(self._context, manifest, depth)
+        depth = verify.Depth.HEAD if depth is verify.Depth.HEAD else verify.Depth.CHECKSUM
+        problems: list[str] = []
+        for name, copy in dict.fromkeys((part.image, part.copy) for part in manifest.within):
+            tape_file = self.find(name, copy)
+            if tape_file is None:
+                problems.append(f"the tape file {name!r} that it lies in is not in the pool")
+            else:
+                problems += verify.verify(self._context, tape_file, depth).problems
+        return verify.Verification(depth=depth, problems=tuple(problems))
 
     # --- recall --------------------------------------------------------------------------
 
