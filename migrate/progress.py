@@ -15,6 +15,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from catalog.console import size_text
+
 PLAIN_EVERY_S = 10.0
 
 
@@ -114,8 +116,19 @@ class Progress:
         left = duration((total - done) / rate) if rate and total > done else "-"
         tally = self.tally
         return (
-            f"{human(done)} of {human(total)}, {human(rate)}/s, {left} left;"
-            f" images: {tally.stored} stored, {tally.damaged} damaged, {tally.failed} failed"
+            f"{self._drive_texts()}all: {size_text(done)} of {size_text(total)},"
+            f" {size_text(int(rate))}/s, {left} left; images: {tally.stored} stored,"
+            f" {tally.damaged} damaged, {tally.failed} failed"
+        )
+
+    def _drive_texts(self) -> str:
+        """Each drive's tape and share, when there are several."""
+        if len(self._drives) < 2:
+            return ""
+        return "".join(
+            f"drive {number}: {drive.tape or 'no tape'},"
+            f" {size_text(drive.done)} of {size_text(drive.total)}; "
+            for number, drive in enumerate(self._drives)
         )
 
     def _open_bars(self, totals: list[int]) -> None:
@@ -150,15 +163,6 @@ class Progress:
         if not self._quiet and now - self._screen.last_plain >= PLAIN_EVERY_S:
             self._screen.last_plain = now
             print(self.summary(), file=self._stream, flush=True)
-
-
-def human(size: float) -> str:
-    """Bytes in decimal units, as tapes and S3 bills count: ``1.5 TB``."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(size) < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} PB"
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from catalog.errors import ImageNotFound, OverBudget
+from catalog.errors import ImageNotFound, ObjectArchived, OverBudget
 from catalog.model import Kind, StorageClass
 from connector.pool import outbox
 from connector.pool.commit import image_fact
@@ -76,9 +76,12 @@ def quote(
     cold: list[FragmentObject] = []
     recalling = readable = 0
     cost = hours = 0.0
+    frozen: bool | None = None
     for fragment in _fragments(manifests):
         stored = context.store.stat(fragment.key, version_id=fragment.version_id)
-        if stored.recall is RecallState.ARCHIVED:
+        if stored.recall is RecallState.ARCHIVED and frozen is None:
+            frozen = _is_frozen(context, fragment)
+        if stored.recall is RecallState.ARCHIVED and frozen:
             cold.append(fragment)
             price = prices.recall_price(stored.storage_class, tier)
             hours = max(hours, price.hours)
@@ -182,6 +185,19 @@ def progress(context: PoolContext, ticket: str) -> RecallProgress:
 def _fragments(manifests: Iterable[Manifest]) -> list[FragmentObject]:
     """Every fragment once, even if two manifests name it."""
     return list({part.key: part for m in manifests for part in m.fragments}.values())
+
+
+def _is_frozen(context: PoolContext, fragment: FragmentObject) -> bool:
+    """Whether a store's cold class is really cold: some only carry the name, and have no recall."""
+    if fragment.size == 0:
+        return True
+    try:
+        context.store.read_into(
+            fragment.key, memoryview(bytearray(1)), version_id=fragment.version_id
+        )
+    except ObjectArchived:
+        return True
+    return False
 
 
 def _hours(prices: Prices, storage_class: StorageClass, tier: RecallTier) -> float:

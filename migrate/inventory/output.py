@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from catalog.console import size_text
 from catalog.model import NANOSECONDS, iso
 from migrate.inventory.netbackup import PRODUCT
 from migrate.inventory.store import Inventory
@@ -232,15 +233,5 @@ def _table(title: str, what: str, tallies: dict[str, Tally]) -> Iterator[str]:
 
 
 def _size(tally: Tally) -> str:
-    text = size_text(tally.size_bytes)
+    text = size_text(tally.size_bytes) or ""
     return f"{text} and {tally.unknown_sizes} of unknown size" if tally.unknown_sizes else text
-
-
-def size_text(size: int) -> str:
-    """Bytes for people, in powers of 1024: ``1.5 TiB``."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024:
-            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} PiB"

@@ -16,7 +16,7 @@ from migrate.inventory import (
     reading,
     validated,
 )
-from migrate.inventory.output import size_text, summary, summary_lines
+from migrate.inventory.output import summary, summary_lines
 from migrate.inventory.rows import CopyRow, FragmentRow, ImageRow, MediaRow, Row
 from tests.inventory.support import AS_OF, NETBACKUP, as_json, expected, load
 
@@ -208,9 +208,3 @@ def test_the_summary_counts_by_policy_tape_and_finding() -> None:
     assert "WIN_BÜRO" in text
     assert "0107L7" in text
     assert "media_reused" in text
-
-
-def test_sizes_are_written_for_people() -> None:
-    assert [size_text(n) for n in (0, 1023, 1024, 3 * 2**29, 2**50, 2**60)] == [
-        "0 B", "1023 B", "1.0 KiB", "1.5 GiB", "1.0 PiB", "1024.0 PiB",
-    ]  # fmt: skip
