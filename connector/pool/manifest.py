@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from catalog.errors import CorruptObject
+from catalog.errors import CorruptObject, NameInvalid
 from catalog.model import (
     LockMode,
     ScheduleType,
@@ -190,7 +190,7 @@ class Manifest:
             manifest = _from_fields(fields)
             _check(manifest)
             return manifest
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        except (KeyError, TypeError, ValueError, AttributeError, NameInvalid) as exc:
             raise CorruptObject(
                 f"{where} is not a manifest ({type(exc).__name__}: {exc})",
                 hint="compare it with its earlier version or with the ledger",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import secrets
 import socket
 import time
@@ -22,6 +23,7 @@ from catalog.errors import (
     CorruptObject,
     ImageExists,
     ImageNotFound,
+    NameInvalid,
     ObjectExists,
     ObjectNotFound,
     Unsupported,
@@ -41,6 +43,8 @@ from connector.pool.reader import ImageReader
 from connector.pool.resume import clean_away, resume_writer
 from connector.pool.writer import ImageWriter
 from connector.store.interface import Capabilities, ObjectStore, PartChecksum, RecallTier, Upload
+
+log = logging.getLogger(__name__)
 
 POOL_FORMAT = "tapelift-pool/1"
 
@@ -295,7 +299,10 @@ class Pool:
         for stored in self._context.store.scan(f"{names.IMAGES}/"):
             parts = stored.key.split("/")
             if len(parts) == 4 and parts[3] == names.MANIFEST and parts[2].isdecimal():
-                yield names.decode(parts[1]), int(parts[2])
+                try:
+                    yield names.decode(parts[1]), int(parts[2])
+                except NameInvalid:
+                    log.warning("%s is not an image of ours", stored.key)
 
     def open_image(self, manifest: Manifest) -> ImageReader:
         """Read a complete copy."""

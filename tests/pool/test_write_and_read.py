@@ -259,3 +259,20 @@ def test_memory_stays_within_the_formula(tmp_path: Path) -> None:
 def test_a_configuration_whose_parts_do_not_fit_is_refused() -> None:
     with pytest.raises(PoolError, match="10000 parts"):
         PoolConfig(part_size=5 * 2**20, fragment_size=100 * 2**30)
+
+
+def test_foreign_keys_below_the_images_do_not_disturb_a_listing(tmp_path: Path) -> None:
+    store = tiny_store()
+    with open_pool(store, tmp_path) as pool:
+        store_image(pool, "a", b"x")
+        for key in ("images/b c/1/manifest.json", "images/readme", "images/d/x/manifest.json"):
+            store.put(key, b"{}")
+        assert list(pool.images()) == [("a", 1)]
+        assert pool.copies("d") == []
+
+
+def test_a_prefix_that_holds_something_else_is_not_taken_for_a_pool(tmp_path: Path) -> None:
+    store = tiny_store()
+    store.put("pool.json", b'{"format": "other/1"}')
+    with pytest.raises(PoolError, match="another prefix"), open_pool(store, tmp_path):
+        pass
