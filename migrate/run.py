@@ -115,7 +115,8 @@ def _run(
     progress = Progress(totals, plan.mounts, quiet=quiet)
     for warning in plan.warnings:
         progress.line(f"warning: {warning}")
-    session = Session(settings, pool, work, progress)
+    work.forget_tape_problems()
+    session = Session(settings, pool, work, progress, as_of)
     session.leave_out(decisions.failed)
     try:
         with _stopping_on_signals(session):

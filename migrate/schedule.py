@@ -17,6 +17,8 @@ from itertools import pairwise
 
 CUT_ABOVE = 1.25
 """A chain longer than this many times a drive's fair share is cut."""
+SHORTEST_RUN = 4
+"""Tapes of a chain that stay together: a cut costs about a mount, and must gain more than that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,13 +128,13 @@ def _cut(
 ) -> list[tuple[float, list[str]]]:
     """One run of tapes, or several of about a drive's share each."""
     total = sum(loads[media].seconds for media in ordered)
-    if total <= share * CUT_ABOVE or len(ordered) < 2:
+    if total <= share * CUT_ABOVE or len(ordered) < 2 * SHORTEST_RUN:
         return [(total, ordered)]
     runs: list[tuple[float, list[str]]] = []
     run: list[str] = []
     seconds = 0.0
     for media in ordered:
-        if run and seconds + loads[media].seconds / 2 > share:
+        if len(run) >= SHORTEST_RUN and seconds + loads[media].seconds / 2 > share:
             runs.append((seconds, run))
             run, seconds = [], 0.0
         run.append(media)

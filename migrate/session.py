@@ -5,10 +5,11 @@ Every method may be called from any drive's thread.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from catalog.errors import ImageExists, PoolError
@@ -49,9 +50,15 @@ class Session:
     """One run of a migration."""
 
     def __init__(
-        self, settings: Migration, pool: Pool, work: WorkFolder, progress: Progress
+        self,
+        settings: Migration,
+        pool: Pool,
+        work: WorkFolder,
+        progress: Progress,
+        as_of: int,
     ) -> None:
         self.settings = settings
+        self.as_of = as_of
         self.pool = pool
         self.work = work
         self.progress = progress
@@ -62,6 +69,7 @@ class Session:
         self._fatal: PoolError | None = None
         self._mutex = threading.Lock()
         self._claims: set[str] = set()
+        self._cartridges: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._over: set[str] = set()
         self._pending = {name for name, _, _ in pool.pending()}
         self._finishers = ThreadPoolExecutor(
@@ -120,8 +128,9 @@ class Session:
         if image is None or chosen is None:
             raise PoolError(f"image {image_id} has left the inventory")  # it cannot
         copy = next(copy for copy in image.copies if copy.copy_number == chosen)
-        now = self.pool.context.clock()
-        days = remaining_days(now=now, expires_at=image.expires_at, infinite=image.expires_infinite)
+        days = remaining_days(
+            now=self.as_of, expires_at=image.expires_at, infinite=image.expires_infinite
+        )
         return ImageJob(
             image=image,
             copy=copy,
@@ -129,7 +138,7 @@ class Session:
             retention=facts.retention(
                 image,
                 lock=self.settings.lock,
-                now=now,
+                now=self.pool.context.clock(),
                 infinite_days=self.settings.lock_infinite_days,
                 can_hold=self.pool.context.capabilities.object_lock,
             ),
@@ -283,6 +292,22 @@ class Session:
             self._over.add(image_id)
 
     # --- tapes ---------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def tape_in_use(self, media_id: str) -> Iterator[None]:
+        """Have a cartridge to oneself; waits while another drive has it.
+
+        Raises:
+            StoppedError: the run ends meanwhile.
+        """
+        with self._mutex:
+            lock = self._cartridges[media_id]
+        while not lock.acquire(timeout=0.5):
+            self.check_stopped()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def mounted(self, drive: int, media: Media, barcode: str) -> None:
         """A tape is in a drive."""

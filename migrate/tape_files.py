@@ -93,7 +93,7 @@ class TapeFileMover:
         return ""
 
     def _class(self, jobs: Sequence[ImageJob], retention: Retention) -> StorageClass:
-        now = self.session.pool.context.clock()
+        now = self.session.as_of
         size = sum(job.image.size_bytes or 0 for job in jobs)
         days = remaining_days(
             now=now, expires_at=retention.expires_at, infinite=retention.expires_infinite

@@ -17,7 +17,8 @@ from catalog.model import Kind
 from migrate import facts
 from migrate.assembly import Assembly, ImageJob, stop_reading
 from migrate.errors import TapeError, WrongTape
-from migrate.formats.interface import Done, Gap, Piece, TapeFormat, Wanted
+from migrate.formats.demux import supervise
+from migrate.formats.interface import Done, Extract, Gap, Piece, TapeFormat, Wanted
 from migrate.formats.registry import format_named, identify_tape
 from migrate.inventory.store import Inventory
 from migrate.model import Fragment, Media
@@ -59,9 +60,10 @@ class TapeVisit:
             PoolError: the pool cannot be used; the run must end.
         """
         try:
-            files = self._files()
-            if files:
-                self._mount_and_read(files)
+            with self.session.tape_in_use(self.media.media_id):
+                files = self._files()
+                if files:
+                    self._mount_and_read(files)
         finally:
             for assembly in self._open.values():
                 assembly.release()
@@ -75,7 +77,7 @@ class TapeVisit:
         A fragment is read when all that precede it are safe, or are read before it in this visit.
         """
         files: dict[int, list[Item]] = {}
-        expected: dict[str, int] = {}
+        mine: dict[str, list[Fragment]] = {}
         for placed in self.inventory.fragments_on(self.media.media_id, selected_only=True):
             fragment = placed.fragment
             if fragment.fragment_number < 1 or self.session.is_over(placed.image_id):
@@ -84,34 +86,55 @@ class TapeVisit:
                 self._fail(placed.image_id, "the catalogue does not say where on the tape it is")
                 continue
             job = self.session.job(self.inventory, placed.image_id)
-            if job.opaque:
+            if job.opaque and self.session.settings.demultiplexer is None:
                 number = fragment.tape_file_number
                 if self.session.work.tape_file_size(self.media.media_id, number) is None:
                     files.setdefault(number, []).append(Item(placed.image_id, fragment, True))
                 else:
                     self.session.place_if_complete(job)
                 continue
-            if placed.image_id not in expected:
-                if not self.session.claim(placed.image_id):
-                    continue
-                self._claimed.add(placed.image_id)
-                expected[placed.image_id] = self._first_needed(placed.image_id, job)
-            if fragment.fragment_number == expected[placed.image_id]:
-                expected[placed.image_id] += 1
-                item = Item(placed.image_id, fragment, False)
-                files.setdefault(fragment.tape_file_number, []).append(item)
+            mine.setdefault(placed.image_id, []).append(fragment)
+        for image_id, fragments in mine.items():
+            for fragment in self._readable(image_id, fragments):
+                number = fragment.tape_file_number or 0
+                files.setdefault(number, []).append(Item(image_id, fragment, False))
         return dict(sorted(files.items()))
 
-    def _first_needed(self, image_id: str, job: ImageJob) -> int:
-        """1, unless an earlier visit or process got further."""
-        if not self.session.is_pending(image_id):
-            return 1
+    def _readable(self, image_id: str, fragments: list[Fragment]) -> list[Fragment]:
+        """Those of an image's fragments on this tape, in tape order, that can be read now.
+
+        An image of which nothing can be read stays free for the drive that has its next tape.
+        """
+        pending = self.session.is_pending(image_id)
+        if not pending and all(fragment.fragment_number != 1 for fragment in fragments):
+            return []
+        if not self.session.claim(image_id):
+            return []
+        expected = self._first_needed(image_id) if pending else 1
+        found: list[Fragment] = []
+        for fragment in fragments:
+            if fragment.fragment_number == expected:
+                found.append(fragment)
+                expected += 1
+        if found:
+            self._claimed.add(image_id)
+            return found
+        assembly = self._open.pop(image_id, None)
+        if assembly is not None:
+            assembly.release()
+        self.session.unclaim([image_id])
+        return []
+
+    def _first_needed(self, image_id: str) -> int:
+        """The first fragment that is not safe yet; 0 when the image needs none."""
+        job = self.session.job(self.inventory, image_id)
         assembly = self._assembly(image_id, job)
         if assembly is None:
             return 0
         if assembly.next_fragment > job.fragments:  # only the commit was missing
             self._open.pop(image_id)
             self.session.finish(self.drive, assembly)
+            return 0
         return assembly.next_fragment
 
     # --- reading -------------------------------------------------------------------------
@@ -199,7 +222,7 @@ class TapeVisit:
                 assemblies[wanted_of(item)] = assembly
         if not assemblies:
             return
-        for extract in tape_format.extract(events, list(assemblies)):
+        for extract in self._extracts(tape_format, items, events, list(assemblies)):
             self.session.check_stopped()
             assembly = assemblies[extract.wanted]
             image_id = extract.wanted.image_id
@@ -211,6 +234,19 @@ class TapeVisit:
                 log.warning("image %s: %s", image_id, extract.reason)
             else:
                 self._done(assembly, extract)
+
+    def _extracts(
+        self,
+        tape_format: TapeFormat,
+        items: list[Item],
+        events: Iterator[TapeEvent],
+        wanted: list[Wanted],
+    ) -> Iterator[Extract]:
+        """A multiplexed tape file goes to the demultiplexer, even if one image of it is wanted."""
+        demultiplexer = self.session.settings.demultiplexer
+        if demultiplexer is not None and any(item.fragment.multiplexed for item in items):
+            return supervise(demultiplexer, events, wanted)
+        return tape_format.extract(events, wanted)
 
     def _piece(self, assembly: Assembly, piece: Piece) -> None:
         try:

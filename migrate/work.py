@@ -239,6 +239,11 @@ class WorkFolder:
                 (media_id, barcode),
             )
 
+    def forget_tape_problems(self) -> None:
+        """A new run may find the tapes in order."""
+        with self.journal.transaction() as db:
+            db.execute("UPDATE tapes SET problem = ''")
+
     def tape_problem(self, media_id: str, barcode: str, problem: str) -> None:
         """A tape could not be used."""
         with self.journal.transaction(durable=True) as db:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -63,6 +64,7 @@ class Outbox:
         self._batch_rows = batch_rows
         self._batch_seconds = batch_seconds
         self._last_flush = time.monotonic()
+        self._flushing = threading.Lock()
 
     def flush_due(self) -> None:
         """Commit if enough rows wait, or if some have waited long enough."""
@@ -81,17 +83,20 @@ class Outbox:
         Raises:
             CatalogError, StoreError: the ledger cannot be reached; the facts stay in the outbox.
         """
-        self._last_flush = time.monotonic()
-        self._finish_journaled()
-        while batch := self._next_batch():
-            last_fact, facts = batch
-            commit = self._ledger.prepare(facts, self._ledger.head())
-            with self._journal.transaction(durable=True) as db:
-                db.execute(
-                    "INSERT INTO ledger_commit VALUES (1, ?, ?, ?, ?)",
-                    (commit.sequence, commit.data, last_fact, commit.rows),
-                )
-            self._commit(commit, last_fact)
+        with self._flushing:  # two at once would commit the same facts twice
+            self._last_flush = time.monotonic()
+            self._finish_journaled()
+            while batch := self._next_batch():
+                self._commit_batch(*batch)
+
+    def _commit_batch(self, last_fact: int, facts: list[Fact]) -> None:
+        commit = self._ledger.prepare(facts, self._ledger.head())
+        with self._journal.transaction(durable=True) as db:
+            db.execute(
+                "INSERT INTO ledger_commit VALUES (1, ?, ?, ?, ?)",
+                (commit.sequence, commit.data, last_fact, commit.rows),
+            )
+        self._commit(commit, last_fact)
 
     def _next_batch(self) -> tuple[int, list[Fact]] | None:
         with self._journal.transaction() as db:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import getpass
 import json
 import logging
+import os
 import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Self
 
@@ -88,7 +89,7 @@ class Pool:
                 config.images_open * config.parts_in_flight, thread_name_prefix="part"
             ),
             clock=clock,
-            actor=actor or f"{getpass.getuser()}@{socket.gethostname()}",
+            actor=actor or _actor(),
             run_id=run_id,
             encryption=encryption,
         )
@@ -133,7 +134,12 @@ class Pool:
         Raises:
             Unsupported: the bucket has no Object Lock.
         """
-        if mode is not LockMode.NONE and not self._context.capabilities.object_lock:
+        if mode is LockMode.NONE or self._context.capabilities.object_lock:
+            return
+        # it may have been enabled since it was looked at
+        found = _probe(self._context.store, self.journal)
+        self._context = replace(self._context, capabilities=found)
+        if not found.object_lock:
             raise Unsupported(
                 f"{self.uri} has no Object Lock, so images cannot be locked as {mode}",
                 hint="enable Object Lock on the bucket (it needs versioning), or use --lock none",
@@ -360,14 +366,25 @@ class Pool:
 
 def _capabilities(store: ObjectStore, journal: Journal) -> Capabilities:
     """What the endpoint can do: tried once, then remembered beside the work."""
-    key = f"capabilities {store.uri}"
-    remembered = journal.setting(key)
+    remembered = journal.setting(f"capabilities {store.uri}")
     if remembered is None:
-        found = store.probe()
-        journal.remember(key, json.dumps(asdict(found)))
-        return found
+        return _probe(store, journal)
     fields = json.loads(remembered)
     return Capabilities(**{**fields, "part_checksum": PartChecksum(fields["part_checksum"])})
+
+
+def _probe(store: ObjectStore, journal: Journal) -> Capabilities:
+    found = store.probe()
+    journal.remember(f"capabilities {store.uri}", json.dumps(asdict(found)))
+    return found
+
+
+def _actor() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
 
 
 def _create_or_check(store: ObjectStore, clock: Callable[[], int], *, create: bool) -> None:
