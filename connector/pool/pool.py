@@ -15,7 +15,6 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Self
 
@@ -43,7 +42,7 @@ from connector.pool.prices import Prices
 from connector.pool.reader import ImageReader
 from connector.pool.resume import clean_away, resume_writer
 from connector.pool.writer import ImageWriter
-from connector.store.interface import Capabilities, ObjectStore, PartChecksum, RecallTier, Upload
+from connector.store.interface import ObjectStore, RecallTier, Upload
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +82,7 @@ class Pool:
             journal=journal,
             attempts=Attempts(journal),
             config=config,
-            capabilities=_capabilities(store, journal),
+            capabilities=store.probe(),
             arena=Arena(config.images_open * (config.parts_in_flight + 1), config.part_size),
             threads=ThreadPoolExecutor(
                 config.images_open * config.parts_in_flight, thread_name_prefix="part"
@@ -134,12 +133,7 @@ class Pool:
         Raises:
             Unsupported: the bucket has no Object Lock.
         """
-        if mode is LockMode.NONE or self._context.capabilities.object_lock:
-            return
-        # it may have been enabled since it was looked at
-        found = _probe(self._context.store, self.journal)
-        self._context = replace(self._context, capabilities=found)
-        if not found.object_lock:
+        if mode is not LockMode.NONE and not self._context.capabilities.object_lock:
             raise Unsupported(
                 f"{self.uri} has no Object Lock, so images cannot be locked as {mode}",
                 hint="enable Object Lock on the bucket (it needs versioning), or use --lock none",
@@ -362,21 +356,6 @@ class Pool:
     def flush(self) -> None:
         """Commit everything that waits to the ledger."""
         self._outbox.flush()
-
-
-def _capabilities(store: ObjectStore, journal: Journal) -> Capabilities:
-    """What the endpoint can do: tried once, then remembered beside the work."""
-    remembered = journal.setting(f"capabilities {store.uri}")
-    if remembered is None:
-        return _probe(store, journal)
-    fields = json.loads(remembered)
-    return Capabilities(**{**fields, "part_checksum": PartChecksum(fields["part_checksum"])})
-
-
-def _probe(store: ObjectStore, journal: Journal) -> Capabilities:
-    found = store.probe()
-    journal.remember(f"capabilities {store.uri}", json.dumps(asdict(found)))
-    return found
 
 
 def _actor() -> str:
