@@ -15,13 +15,18 @@ from catalog.s3 import S3Limits, parse_uri
 from connector.pool import Pool, PoolConfig
 from connector.pool.journal import Journal
 from connector.store.s3 import S3Store
+from connector.store.s3_encryption import Encryption
 
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def pool_to_read(
-    uri: str, endpoint_url: str | None, workdir: Path | None, ledger: str | None
+    uri: str,
+    endpoint_url: str | None,
+    workdir: Path | None,
+    ledger: str | None,
+    encryption: Encryption | None = None,
 ) -> Iterator[Pool]:
     """A pool that exists already; its recall tickets and facts are kept in workdir.
 
@@ -32,9 +37,8 @@ def pool_to_read(
     """
     uri = uri.rstrip("/")
     config = PoolConfig(images_open=1)
-    store = S3Store(
-        parse_uri(uri, endpoint_url), limits=S3Limits(max_connections=2 * config.parts_in_flight)
-    )
+    limits = S3Limits(max_connections=2 * config.parts_in_flight)
+    store = S3Store(parse_uri(uri, endpoint_url), limits=limits, encryption=encryption)
     folder = workdir or default_state(uri, endpoint_url)
     journal = Journal(folder / "journal.sqlite")
     try:

@@ -20,6 +20,7 @@ from connector.pool.prices import Prices
 from connector.pool.recall import RecallQuote
 from connector.pool.verify import Depth
 from connector.store.interface import RecallTier
+from connector.store.s3_encryption import EncryptionKind
 from migrate import options as opt
 from migrate import rehydrate as back
 from migrate import report
@@ -185,6 +186,9 @@ def run(
     allow_unlabelled: opt.Unlabelled = False,
     demultiplexer: opt.Demux = None,
     buffer_mib: opt.Buffer = 256,
+    encryption: opt.EncryptionKindOption = EncryptionKind.NONE,
+    kms_key_id: opt.KmsKey = None,
+    customer_key_file: opt.CustomerKey = None,
     part_mib: opt.PartMib = 16,
     fragment_mib: opt.FragmentMib = 8192,
     dry_run: Annotated[
@@ -207,6 +211,7 @@ def run(
         lock_infinite_days=lock_infinite_days, allow_unlabelled=allow_unlabelled,
         demultiplexer=demultiplexer, buffer_mib=buffer_mib, rate_mb=None, part_mib=part_mib,
         fragment_mib=fragment_mib,
+        encrypted=opt.encryption(encryption, kms_key_id, customer_key_file),
     )  # fmt: skip
     if dry_run or (not yes and sys.stdin.isatty()):
         with Inventory.create(":memory:") as found:
@@ -243,7 +248,7 @@ def status(workdir: opt.Workdir = opt.WORKDIR, as_json: JsonOption = False) -> N
 @app.command()
 def verify(
     images: Annotated[
-        list[str] | None, typer.Argument(metavar="[IMAGE]...", help="All images if none is named.")
+        list[str] | None, typer.Argument(metavar="IMAGE", help="All images if none is named.")
     ] = None,
     to: opt.To = None,
     endpoint_url: opt.Endpoint = None,
@@ -257,6 +262,7 @@ def verify(
         Path | None, typer.Option("--workdir", metavar="DIR", help="Where its journal is kept.")
     ] = None,
     ledger: opt.LedgerUri = None,
+    customer_key_file: opt.CustomerKey = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare what the pool holds with its manifests; the result goes to the ledger.
@@ -264,7 +270,7 @@ def verify(
     Example: tapemigrate verify --to s3://backups/pool --depth full fs01_1546635613
     """
     uri = opt.required(to, "--to")
-    with pool_to_read(uri, endpoint_url, workdir, ledger) as pool:
+    with pool_to_read(uri, endpoint_url, workdir, ledger, opt.reading(customer_key_file)) as pool:
         found = report.verify_images(pool, images or [], depth, _say_progress("verified"))
     if as_json:
         console.print_json(found.as_json())
@@ -276,7 +282,9 @@ def verify(
 
 @app.command()
 def rehydrate(
-    image: Annotated[str, typer.Argument(help="The image's name, as in the catalogue.")],
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="The image's name, as in the catalogue.")
+    ],
     source: Annotated[
         str | None, typer.Option("--from", metavar="s3://BUCKET/PREFIX", help="The pool.")
     ] = None,
@@ -300,6 +308,7 @@ def rehydrate(
         Path | None, typer.Option("--workdir", metavar="DIR", help="Where its journal is kept.")
     ] = None,
     ledger: opt.LedgerUri = None,
+    customer_key_file: opt.CustomerKey = None,
     as_json: JsonOption = False,
 ) -> None:
     """Bring an image back from the pool, byte for byte; recall it first if it is archived.
@@ -316,7 +325,7 @@ def rehydrate(
         prices=Prices.load(prices),
     )  # fmt: skip
     uri = opt.required(source, "--from")
-    with pool_to_read(uri, endpoint_url, workdir, ledger) as pool:
+    with pool_to_read(uri, endpoint_url, workdir, ledger, opt.reading(customer_key_file)) as pool:
         manifest = pool.stat(image, copy)
         quote = back.offer(pool, manifest, order)
         _show_quote(quote, as_json=as_json and dry_run)

@@ -17,6 +17,7 @@ from catalog.model import LockMode, from_iso
 from connector.pool.classes import ClassPolicy
 from connector.pool.config import MIB, PoolConfig
 from connector.pool.prices import Prices
+from connector.store.s3_encryption import Encryption, EncryptionKind
 from migrate.formats.registry import load_demultiplexer
 from migrate.inventory.options import ImportOptions
 from migrate.settings import Migration
@@ -117,6 +118,21 @@ Rate = Annotated[
     float | None,
     typer.Option("--rate-mb", min=0.1, help="What the way to S3 takes, in MB/s (for the plan)."),
 ]
+EncryptionKindOption = Annotated[
+    EncryptionKind,
+    typer.Option(
+        "--encryption", help="How the store encrypts the images; none: as the bucket does."
+    ),
+]
+KmsKey = Annotated[str | None, typer.Option("--kms-key-id", metavar="ID", help="Key of sse-kms.")]
+CustomerKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--customer-key-file",
+        metavar="FILE",
+        help="Key of sse-c: 32 bytes. Without it nothing can be read again.",
+    ),
+]
 PartMib = Annotated[int, typer.Option("--part-mib", help="Size of upload parts, in MiB.")]
 FragmentMib = Annotated[
     int, typer.Option("--fragment-mib", help="Largest object in the pool, in MiB.")
@@ -163,6 +179,30 @@ def lock_mode(text: str) -> LockMode:
         ) from None
 
 
+def encryption(kind: EncryptionKind, kms_key_id: str | None, key_file: Path | None) -> Encryption:
+    """How the store encrypts. The key of sse-c comes from a file, never from the command line.
+
+    Raises:
+        ConfigError: the key is missing, unreadable, or for another kind.
+    """
+    key: bytes | None = None
+    if key_file is not None:
+        try:
+            with key_file.open("rb") as stream:
+                key = stream.read(33)
+        except OSError as exc:
+            raise ConfigError(
+                f"cannot read {key_file}: {exc.strerror}", hint="check --customer-key-file"
+            ) from exc
+    return Encryption(kind=kind, kms_key_id=kms_key_id, customer_key=key)
+
+
+def reading(key_file: Path | None) -> Encryption:
+    """What reading needs: the key of sse-c; the store knows all other keys itself."""
+    kind = EncryptionKind.SSE_C if key_file else EncryptionKind.NONE
+    return encryption(kind, None, key_file)
+
+
 def shelf(tapes: Path | None, drives: list[str] | None) -> Shelf:
     """Where the tapes are."""
     if drives:
@@ -197,6 +237,7 @@ def migration(
     rate_mb: float | None,
     part_mib: int,
     fragment_mib: int,
+    encrypted: Encryption | None = None,
     destination: bool = True,
 ) -> Migration:
     """Settings from options, every one of them checked.
@@ -225,6 +266,7 @@ def migration(
         allow_unlabelled=allow_unlabelled,
         demultiplexer=load_demultiplexer(demultiplexer) if demultiplexer else None,
         rate=rate_mb * 1_000_000 if rate_mb else None,
+        encryption=encrypted or Encryption(),
     )
 
 

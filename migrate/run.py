@@ -83,9 +83,17 @@ def open_pool(settings: Migration, work: WorkFolder) -> Pool:
     images_open = settings.drives * (streams + FINISHING_PER_DRIVE + 1)
     config = replace(settings.config, images_open=images_open)
     limits = S3Limits(max_connections=images_open * config.parts_in_flight + settings.drives)
-    store = S3Store(parse_uri(settings.to, settings.endpoint_url), limits=limits)
+    location = parse_uri(settings.to, settings.endpoint_url)
+    store = S3Store(location, limits=limits, encryption=settings.encryption)
     ledger = Ledger.open(settings.ledger, endpoint_url=settings.endpoint_url)
-    pool = Pool(store, work.journal, ledger, config=config, run_id=work.run_id)
+    pool = Pool(
+        store,
+        work.journal,
+        ledger,
+        config=config,
+        run_id=work.run_id,
+        encryption=settings.encryption.kind,
+    )
     pool.check_lock(settings.lock)
     return pool
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from catalog.model import LockMode
 from connector.pool.classes import ClassPolicy
 from connector.pool.config import MIB, PoolConfig
 from connector.pool.prices import Prices
+from connector.store.s3_encryption import Encryption
 from migrate.formats.interface import Demultiplexer
 from migrate.inventory.options import ImportOptions
 from migrate.source.shelf import Shelf
@@ -43,3 +44,4 @@ class Migration:
     demultiplexer: Demultiplexer | None = None
     verify: bool = True
     rate: float | None = None
+    encryption: Encryption = field(default_factory=Encryption)
