@@ -7,9 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from mmap import mmap
 
 from catalog.errors import PoolError
 from connector.pool.attempts import Attempts
+from connector.pool.buffers import part_buffer
 from connector.pool.config import PoolConfig
 from connector.pool.journal import Journal
 from connector.store.interface import Capabilities, ObjectStore
@@ -23,10 +25,10 @@ class Arena:
     def __init__(self, count: int, size: int) -> None:
         self.size = size
         self._left = count
-        self._free: list[bytearray] = []
+        self._free: list[mmap] = []
         self._mutex = threading.Lock()
 
-    def take(self) -> bytearray:
+    def take(self) -> mmap:
         """A buffer whose contents do not matter.
 
         Raises:
@@ -42,9 +44,9 @@ class Arena:
                     f"(parts_in_flight + 1) * {self.size} bytes",
                 )
             self._left -= 1
-        return bytearray(self.size)
+        return part_buffer(self.size)
 
-    def give_back(self, buffer: bytearray) -> None:
+    def give_back(self, buffer: mmap) -> None:
         """Return a buffer that nobody uses any more."""
         with self._mutex:
             self._free.append(buffer)

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from mmap import mmap
 
 from catalog.errors import (
     CorruptObject,
@@ -18,6 +19,7 @@ from catalog.errors import (
     ObjectArchived,
     ObjectNotFound,
 )
+from connector.pool.buffers import part_buffer
 from connector.pool.context import PoolContext
 from connector.pool.digest import crc64
 from connector.pool.manifest import FragmentObject, Manifest
@@ -39,8 +41,8 @@ class ImageReader:
     def __init__(self, context: PoolContext, manifest: Manifest) -> None:
         self.manifest = manifest
         self._context = context
-        self._spare: list[bytearray] = []
-        self._last: tuple[PartSpan, bytearray] | None = None
+        self._spare: list[mmap] = []
+        self._last: tuple[PartSpan, mmap] | None = None
 
     def stream(self, offset: int = 0, size: int | None = None) -> Iterator[memoryview]:
         """Yield the image's bytes from offset on, in order, verified.
@@ -53,7 +55,7 @@ class ImageReader:
             ImageDamaged: bytes do not match their checksum, or an object is not there.
         """
         end = self._size() if size is None else min(offset + size, self._size())
-        window: deque[tuple[PartSpan, bytearray, Future[None]]] = deque()
+        window: deque[tuple[PartSpan, mmap, Future[None]]] = deque()
         spans = self._spans(offset, end)
         try:
             while True:
@@ -106,21 +108,21 @@ class ImageReader:
                 size = min(fragment.part_size, fragment.size - at)
                 yield PartSpan(fragment, index, fragment.offset + at, size)
 
-    def _part(self, span: PartSpan) -> bytearray:
+    def _part(self, span: PartSpan) -> mmap:
         if self._last is None or self._last[0] != span:
             buffer = self._take(span.size)
             self._fetch(span, buffer)
             self._last = (span, buffer)
         return self._last[1]
 
-    def _take(self, size: int) -> bytearray:
+    def _take(self, size: int) -> mmap:
         while self._spare:
             buffer = self._spare.pop()
             if len(buffer) >= size:
                 return buffer
-        return bytearray(size)
+        return part_buffer(size)
 
-    def _fetch(self, span: PartSpan, buffer: bytearray) -> None:
+    def _fetch(self, span: PartSpan, buffer: mmap) -> None:
         fragment = span.fragment
         view = memoryview(buffer)[: span.size]
         at = span.index * fragment.part_size

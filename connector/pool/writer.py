@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from mmap import mmap
 from typing import TypeVar
 
 from catalog.errors import ImageDamaged, PoolError
@@ -70,7 +71,7 @@ class ImageWriter:
         self._done = list(done)
         self._sha256 = image_sha256 or Sha256()
         self._current = current
-        self._buffer: bytearray | None = None
+        self._buffer: mmap | None = None
         self._fill = 0
         self._room = threading.Semaphore(context.config.parts_in_flight)
         self._failure: PoolError | None = None
@@ -210,7 +211,7 @@ class ImageWriter:
             raise
         current.sent.append(self._context.threads.submit(self._upload_part, current, buffer, row))
 
-    def _upload_part(self, current: OpenObject, buffer: bytearray, row: PartRow) -> PartRow:
+    def _upload_part(self, current: OpenObject, buffer: mmap, row: PartRow) -> PartRow:
         """In a thread: CRC, send, receipt."""
         try:
             assert current.upload is not None
@@ -233,7 +234,7 @@ class ImageWriter:
             self._context.arena.give_back(buffer)
             self._room.release()
 
-    def _seal(self) -> tuple[bytearray, int]:
+    def _seal(self) -> tuple[mmap, int]:
         """Take the filled buffer away and feed the digests."""
         assert self._buffer is not None
         buffer, size = self._buffer, self._fill
