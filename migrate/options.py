@@ -242,13 +242,13 @@ def migration(
 ) -> Migration:
     """Settings from options, every one of them checked.
 
-    destination: whether --to is needed.
+    destination: whether this is more than a plan, so that --to and --tapes are needed.
     """
     pool = str(required(to, "--to")).rstrip("/") if destination or to else "s3://unset"
     return Migration(
         catalogs=tuple(required(catalog, "--catalog")),
         options=options,
-        shelf=shelf(tapes, drive),
+        shelf=shelf(tapes, drive) if destination or tapes or drive else None,
         drives=drives,
         to=pool,
         endpoint_url=endpoint_url,

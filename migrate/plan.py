@@ -140,10 +140,12 @@ def _tape_plan(
     inventory: Inventory, settings: Migration, media: Media, images: int
 ) -> tuple[TapePlan, int]:
     """One tape's share, and how many images its widest tape file interleaves."""
-    try:
-        barcode, here = settings.shelf.match(media.media_id, media.barcode).barcode, True
-    except TapeError:
-        barcode, here = media.barcode or media.media_id, False
+    barcode, here = media.barcode or media.media_id, True
+    if settings.shelf is not None:
+        try:
+            barcode = settings.shelf.match(media.media_id, media.barcode).barcode
+        except TapeError:
+            here = False
     generation = lto.generation_of(barcode) or lto.generation_of(media.media_id)
     model = generation or lto.GENERATIONS[lto.ASSUMED]
     rate = min(model.rate, settings.rate or model.rate)

@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from catalog.errors import ImageExists, PoolError
+from catalog.errors import ConfigError, ImageExists, PoolError
 from catalog.model import StorageClass
 from connector.pool import Pool
 from connector.pool.classes import choose, remaining_days
@@ -57,7 +57,10 @@ class Session:
         progress: Progress,
         as_of: int,
     ) -> None:
+        if settings.shelf is None:
+            raise ConfigError("there is nothing to read tapes from", hint="give --tapes")
         self.settings = settings
+        self.shelf = settings.shelf
         self.as_of = as_of
         self.pool = pool
         self.work = work

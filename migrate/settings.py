@@ -19,7 +19,7 @@ from migrate.source.shelf import Shelf
 class Migration:
     """The settings of one migration.
 
-    as_of: UTC nanoseconds, None for the first run's time. buffer_bytes: the read-ahead of one
+    shelf: where the tapes are; a plan can be made without. as_of: UTC nanoseconds, None for the first run's time. buffer_bytes: the read-ahead of one
     drive; it stops when that is full and goes on at a third. lock_infinite_days: how long images
     without an end are locked at first (a lock is only ever extended). verify: compare every image
     with the store right after it was stored.
@@ -27,7 +27,7 @@ class Migration:
 
     catalogs: tuple[Path, ...]
     options: ImportOptions
-    shelf: Shelf
+    shelf: Shelf | None
     drives: int
     to: str
     endpoint_url: str | None

@@ -142,9 +142,9 @@ class TapeVisit:
     def _mount_and_read(self, files: dict[int, list[Item]]) -> None:
         barcode = self.media.barcode or self.media.media_id
         try:
-            cartridge = self.session.settings.shelf.match(self.media.media_id, self.media.barcode)
+            cartridge = self.session.shelf.match(self.media.media_id, self.media.barcode)
             barcode = cartridge.barcode
-            source = self.session.settings.shelf.mount(barcode)
+            source = self.session.shelf.mount(barcode)
         except (TapeError, FormatError) as exc:
             self._tape_failed(barcode, exc)
             return
