@@ -19,10 +19,11 @@ from migrate.source.shelf import Shelf
 class Migration:
     """The settings of one migration.
 
-    shelf: where the tapes are; a plan can be made without. as_of: UTC nanoseconds, None for the first run's time. buffer_bytes: the read-ahead of one
-    drive; it stops when that is full and goes on at a third. lock_infinite_days: how long images
-    without an end are locked at first (a lock is only ever extended). verify: compare every image
-    with the store right after it was stored.
+    shelf: where the tapes are; a plan can be made without. as_of: UTC nanoseconds, None for the
+    first run's time. buffer_bytes: the read-ahead of one drive; it stops when that is full and
+    goes on at a third. lock_infinite_days: how long images without an end are locked at first (a
+    lock is only ever extended). verify: compare every image with the store right after it was
+    stored. rate: what the way to S3 takes, in bytes per second, for the plan.
     """
 
     catalogs: tuple[Path, ...]
