@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,7 +44,7 @@ def test_a_short_chain_stays_in_one_drive() -> None:
 
 def test_a_chain_of_everything_is_cut_so_that_no_drive_stands_idle() -> None:
     names = "ABCDEFGH"
-    chain = [list(pair) for pair in zip(names, names[1:], strict=False)]
+    chain = [list(pair) for pair in pairwise(names)]
     visits = assign(loads(names), chain, drives=2)
     first = [[v.media_id for v in run if not v.again] for run in visits]
     assert sorted(len(run) for run in first) == [4, 4]
