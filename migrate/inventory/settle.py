@@ -122,36 +122,39 @@ def _merge_repeats(
 ) -> None:
     """Compare every repeated row with the one that was kept, one at a time.
 
-    The kept row is read anew for each, so a third row is compared with the first two together.
+    The kept row is read anew for each, by itself: what a join gave may be from before an update,
+    and then a third row would be compared with the first alone.
     """
     same = " AND ".join(f'r."{name}" IS k."{name}"' for name in columns)
     query = (
-        f"SELECT k.image_no, i.image_id, {listed(tuple(columns), 'k')},"
-        f" {listed(tuple(columns), 'r')}, ks.path || ':' || k.line, rs.path || ':' || r.line"
+        f"SELECT {', '.join(f'k.{name}' for name in key)}, i.image_id,"
+        f" {listed(tuple(columns), 'r')}, rs.path || ':' || r.line"
         f" FROM {joined} JOIN main.image i ON i.image_no = k.image_no"
-        " JOIN source ks ON ks.source = k.source JOIN source rs ON rs.source = r.source"
+        " JOIN source rs ON rs.source = r.source"
         f" WHERE (r.source, r.line) IS NOT (k.source, k.line) AND NOT ({same})"
         " ORDER BY r.rowid"
     )
-    width = len(columns)
     where = " AND ".join(f"{name} = ?" for name in key)
+    kept_query = (
+        f"SELECT {listed(tuple(columns), 't')}, path || ':' || t.line"
+        f" FROM main.{table} t JOIN source USING (source) WHERE {where}"
+    )
     for found in db.execute(query):
-        image_no, image_id = found[0], found[1]
-        kept = dict(zip(columns, found[2 : 2 + width], strict=True))
-        other = dict(zip(columns, found[2 + width : 2 + 2 * width], strict=True))
-        kept_place, other_place = found[-2:]
+        identity, image_id = found[: len(key)], found[len(key)]
+        kept_row = db.execute(kept_query, identity).fetchone()
+        kept = dict(zip(columns, kept_row[:-1], strict=True))
+        other = dict(zip(columns, found[len(key) + 1 : -1], strict=True))
         changes, differences = merge(kept, other)
         if changes:
             sets = ", ".join(f'"{name}" = ?' for name in changes)
-            identity = [image_no, *(kept[name] for name in key[1:])]
             db.execute(
                 f"UPDATE main.{table} SET {sets} WHERE {where}", (*changes.values(), *identity)
             )
         if differences:
             what = " ".join([image_id, *(f"{name} {kept[name]}" for name in key[1:])])
-            _report(report, table, f"{kept_place} and {other_place}", what, differences)
+            _report(report, table, f"{kept_row[-1]} and {found[-1]}", what, differences)
             if table == "fragment":
-                db.execute("UPDATE main.image SET conflict = 1 WHERE image_no = ?", (image_no,))
+                db.execute("UPDATE main.image SET conflict = 1 WHERE image_no = ?", identity[:1])
 
 
 def _report(

@@ -282,3 +282,18 @@ def test_the_store_merges_like_a_dictionary(rows: list[Row]) -> None:
     assert {image.image_id: image.policy for image in images} == policies
     assert {i.image_id for i in images if Problem.CONFLICT in i.problems} == conflicts
     assert bool(report.counts.get("rows_conflict")) == bool(conflicts)
+
+
+def test_a_third_row_is_compared_with_what_the_first_two_say_together() -> None:
+    rows = [
+        Row(line, ImageRow("a_1690000000"), CopyRow(1, "tape"), FragmentRow(1, 1, "T1", file))
+        for line, file in enumerate((None, 1, 2), start=1)
+    ]
+    report = ImportReport()
+    with Inventory.create(":memory:") as inventory:
+        inventory.add("test", rows, report)
+        inventory.settle(report)
+        (image,) = inventory.images()
+    assert image.copies[0].fragments[0].tape_file_number == 1
+    assert Problem.CONFLICT in image.problems
+    assert report.counts["rows_conflict"] == 1
