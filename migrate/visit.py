@@ -22,7 +22,7 @@ from migrate.formats.interface import Done, Extract, Gap, Piece, TapeFormat, Wan
 from migrate.formats.registry import format_named, identify_tape
 from migrate.inventory.store import Inventory
 from migrate.model import Fragment, Media
-from migrate.session import Session
+from migrate.session import Session, StoppedError
 from migrate.source.drive import BufferedTape
 from migrate.source.interface import Block, EndOfTape, TapeEvent, TapeSource
 from migrate.tape_files import TapeFileMover
@@ -289,7 +289,16 @@ class TapeVisit:
     ) -> None:
         jobs = [self.session.job(self.inventory, item.image_id) for item in items]
         mover = TapeFileMover(self.session, self.drive, self.media, number)
-        problem = mover.move(events, jobs, keeps_records=keeps_records)
+        try:
+            problem = mover.move(events, jobs, keeps_records=keeps_records)
+        except (StoppedError, TapeError, FormatError):
+            raise
+        except PoolError as exc:
+            if stop_reading(exc):
+                raise
+            for job in jobs:
+                self._fail(job.image.image_id, f"tape file {number}: {exc}")
+            return
         self._moved += mover.moved
         for job in jobs:
             if problem:
