@@ -65,7 +65,7 @@ class Session:
         self.pool = pool
         self.work = work
         self.progress = progress
-        self.barcodes: dict[str, str] = {}
+        self.barcodes = {tape.media_id: tape.barcode for tape in work.tapes()}
         self.bad_tapes: set[str] = set()
         self.advanced = threading.Event()
         self._stop = threading.Event()
