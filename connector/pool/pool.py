@@ -42,7 +42,13 @@ from connector.pool.prices import Prices
 from connector.pool.reader import ImageReader
 from connector.pool.resume import clean_away, resume_writer
 from connector.pool.writer import ImageWriter
-from connector.store.interface import ObjectStore, RecallTier, Upload
+from connector.store.interface import (
+    PROBE_PREFIX,
+    Capabilities,
+    ObjectStore,
+    RecallTier,
+    Upload,
+)
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +88,7 @@ class Pool:
             journal=journal,
             attempts=Attempts(journal),
             config=config,
-            capabilities=store.probe(),
+            capabilities=_probe(store, journal),
             arena=Arena(config.images_open * (config.parts_in_flight + 1), config.part_size),
             threads=ThreadPoolExecutor(
                 config.images_open * config.parts_in_flight, thread_name_prefix="part"
@@ -356,6 +362,20 @@ class Pool:
     def flush(self) -> None:
         """Commit everything that waits to the ledger."""
         self._outbox.flush()
+
+
+def _probe(store: ObjectStore, journal: Journal) -> Capabilities:
+    """What the store can do; first, clear away what a process left that died while it tried."""
+    intent = f"probing {store.uri}"
+    if journal.setting(intent) == "begun":
+        for upload in list(store.uploads(PROBE_PREFIX)):
+            store.abort_upload(upload)
+        for left in list(store.scan(PROBE_PREFIX)):
+            store.delete(left.key, version_id=store.stat(left.key).version_id)
+    journal.remember(intent, "begun")
+    found = store.probe()
+    journal.remember(intent, "done")
+    return found
 
 
 def _actor() -> str:

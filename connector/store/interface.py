@@ -13,6 +13,9 @@ from typing import Protocol
 
 from catalog.model import LockMode, StorageClass
 
+PROBE_PREFIX = ".probe-"
+"""Keys that a store tries things with; what a dead process left under it can be removed."""
+
 
 class PartChecksum(StrEnum):
     """How a store confirms that it received a part as it was sent."""

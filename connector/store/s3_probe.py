@@ -21,7 +21,7 @@ from catalog.errors import (
 )
 from connector.store import s3_facts, s3_upload
 from connector.store.body import crc64nvme
-from connector.store.interface import Capabilities, PartChecksum, Upload
+from connector.store.interface import PROBE_PREFIX, Capabilities, PartChecksum, Upload
 from connector.store.s3_bucket import S3Bucket
 from connector.store.s3_checksum import Seal, opaque_etag, seal
 
@@ -43,7 +43,7 @@ def probe(bucket: S3Bucket) -> Capabilities:
 
 
 def _name() -> str:
-    return f".probe-{secrets.token_hex(8)}"
+    return f"{PROBE_PREFIX}{secrets.token_hex(8)}"
 
 
 # --- checksums ------------------------------------------------------------------------------
