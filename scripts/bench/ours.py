@@ -2,7 +2,8 @@
 
 usage: ours.py put URL BYTES        standard input becomes an image under a new name
        ours.py prepare URL BYTES    the same, as the image that "get" reads
-       ours.py get URL BYTES        that image goes to standard output
+       ours.py get URL BYTES        that image goes to standard output; each part is verified
+       ours.py hash URL BYTES       the same, and the SHA-256 of the whole is compared too
 
 Every run opens the pool as a command does, with the defaults: it probes the endpoint, keeps a
 journal on the disk, writes manifest and ledger. Fails unless exactly BYTES bytes went through.
@@ -23,6 +24,7 @@ from pathlib import Path
 from catalog.ledger import Ledger
 from catalog.s3 import S3Location
 from connector.pool import Origin, Pool, Retention
+from connector.pool.digest import Sha256
 from connector.pool.journal import Journal
 from connector.store.s3 import S3Store
 
@@ -74,18 +76,22 @@ def put(url: str, size: int, name: str) -> None:
             sys.exit(f"{manifest.size} bytes arrived instead of {size}")
 
 
-def get(url: str, size: int, name: str) -> None:
+def get(url: str, size: int, name: str, *, hashing: bool) -> None:
     """Write an image to standard output."""
     fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
     with open_pool(url) as pool:
-        written = 0
-        for piece in pool.open_image(pool.stat(name)).stream():
+        manifest, digest, written = pool.stat(name), Sha256(), 0
+        for piece in pool.open_image(manifest).stream():
+            if hashing:
+                digest.update(piece)
             at = 0
             while at < piece.nbytes:
                 at += os.write(1, piece[at:])
             written += at
         if written != size:
             sys.exit(f"{written} bytes were read instead of {size}")
+        if hashing and digest.hexdigest() != manifest.sha256:
+            sys.exit(f"read bytes with SHA-256 {digest.hexdigest()}, stored {manifest.sha256}")
 
 
 def main(arguments: list[str]) -> None:
@@ -96,7 +102,9 @@ def main(arguments: list[str]) -> None:
         case ["prepare", url, size]:
             put(url, int(size), f"prepared-{size}")
         case ["get", url, size]:
-            get(url, int(size), f"prepared-{size}")
+            get(url, int(size), f"prepared-{size}", hashing=False)
+        case ["hash", url, size]:
+            get(url, int(size), f"prepared-{size}", hashing=True)
         case _:
             sys.exit(__doc__)
 

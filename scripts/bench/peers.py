@@ -13,13 +13,20 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
 OURS = "tapelift"
+HASHED = "tapelift +sha256"
+"""Only for get: the reader verifies each part's CRC64NVME; this hashes the whole image as well, as
+``tapemigrate rehydrate`` does. A put always computes both."""
+FLOOR = "least loop"
+"""Not a competitor: what a minimal loop costs that computes both digests (floor.py)."""
 BARE = "bare socket"
 """Not a competitor: what moving the bytes over loopback costs, with nothing computed."""
+NO_PEERS = frozenset({OURS, HASHED, FLOOR, BARE})
 RCLONE_PARTS = 10_000
 RCLONE_DEFAULT_PART = 5 << 20
 
@@ -85,6 +92,10 @@ class Competitor:
                 last = ["--endpoint-url", target.url, "s3", "cp", *ends]
             case _ if self.name == BARE:
                 last = ["send" if putting else "fetch", target.url, str(size)]
+            case _ if self.name == FLOOR:
+                last = ["put" if putting else "get", target.url, str(size)]
+            case _ if self.name == HASHED and not putting:
+                last = ["hash", target.url, str(size)]
             case _:
                 last = [direction, target.url, str(size)]
         return [*self.program, *last]
@@ -92,18 +103,25 @@ class Competitor:
 
 def find(names: list[str]) -> tuple[list[Competitor], list[str]]:
     """Give the competitors that can run here, and the names of those that cannot."""
-    seekers = {OURS: _ours, "s5cmd": _s5cmd, "rclone": _rclone, "aws s3 cp": _aws, BARE: _bare}
+    seekers: dict[str, Callable[[], Competitor | None]] = {
+        OURS: lambda: _ours(OURS),
+        HASHED: lambda: _ours(HASHED),
+        "s5cmd": _s5cmd,
+        "rclone": _rclone,
+        "aws s3 cp": _aws,
+        FLOOR: lambda: _of_python(FLOOR, "floor.py"),
+        BARE: lambda: _of_python(BARE, "feed.py"),
+    }
     found = {name: seek() for name, seek in seekers.items() if not names or name in names}
     return [c for c in found.values() if c], [name for name, c in found.items() if not c]
 
 
-def _ours() -> Competitor | None:
-    version = importlib.metadata.version("tapelift")
-    return Competitor(OURS, version, (sys.executable, str(HERE / "ours.py")))
+def _ours(name: str) -> Competitor | None:
+    return _of_python(name, "ours.py", importlib.metadata.version("tapelift"))
 
 
-def _bare() -> Competitor | None:
-    return Competitor(BARE, "", (sys.executable, str(HERE / "feed.py")))
+def _of_python(name: str, program: str, version: str = "") -> Competitor | None:
+    return Competitor(name, version, (sys.executable, str(HERE / program)))
 
 
 def _s5cmd() -> Competitor | None:
