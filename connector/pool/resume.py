@@ -43,7 +43,7 @@ def resume_writer(
     image_sha256 = Sha256() if not objects else Sha256.restore(state)
     if image_sha256 is None:
         return None
-    return ImageWriter(
+    writer = ImageWriter(
         context,
         attempt.request,
         commit,
@@ -54,6 +54,18 @@ def resume_writer(
         image_sha256=image_sha256,
         current=current,
     )
+    if current is not None and _was_ending(current, attempt):
+        writer.cut()
+    return writer
+
+
+def _was_ending(current: OpenObject, attempt: AttemptRow) -> bool:
+    """Whether the last part that is safe was the object's last: no other may follow a short one."""
+    if not current.sent:
+        return False
+    last = current.sent[-1].result().size
+    request = attempt.request
+    return last < request.part_size or current.size == request.fragment_size
 
 
 def clean_away(context: PoolContext, attempt: AttemptRow) -> None:

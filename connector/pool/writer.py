@@ -16,17 +16,19 @@ from functools import reduce
 from mmap import mmap
 from typing import TypeVar
 
-from catalog.errors import ImageDamaged, PoolError
+from catalog.errors import ImageDamaged, PoolError, TransientStoreError
 from connector.pool import names
 from connector.pool.attempts import ObjectState, PartRow, WriteRequest
 from connector.pool.config import MAX_PARTS
 from connector.pool.context import WRITER, PoolContext
 from connector.pool.digest import Buffer, Sha256, crc64, crc64_join
 from connector.pool.manifest import FragmentObject, Manifest, Origin, Retention
-from connector.store.interface import Part, PutOptions, StoredObject, Upload
+from connector.store.interface import ObjectStore, Part, PutOptions, StoredObject, Upload
 
 Commit = Callable[[Manifest], Manifest]
 T = TypeVar("T")
+
+START_ATTEMPTS = 3
 
 
 @dataclass(kw_only=True)
@@ -263,7 +265,7 @@ class ImageWriter:
         """Journal the intent, start, journal the receipt."""
         self._journal_start(current)
         upload = self._guard(
-            lambda: self._context.store.start_upload(self._key(current), self._options())
+            lambda: start_upload(self._context.store, self._key(current), self._options())
         )
         self._context.attempts.upload_started(self.token, current.number, upload.upload_id)
         return upload
@@ -364,6 +366,21 @@ class ImageWriter:
         if self._buffer is not None:
             self._context.arena.give_back(self._buffer)
             self._buffer, self._fill = None, 0
+
+
+def start_upload(store: ObjectStore, key: str, options: PutOptions) -> Upload:
+    """Start an upload under a key that no other writer uses.
+
+    Where the answer was lost an upload may be there all the same; it is removed before another
+    is started.
+    """
+    for _ in range(START_ATTEMPTS - 1):
+        try:
+            return store.start_upload(key, options)
+        except TransientStoreError:
+            for unknown in list(store.uploads(key)):
+                store.abort_upload(unknown)
+    return store.start_upload(key, options)
 
 
 def join_crcs(rows: Sequence[PartRow]) -> int:

@@ -1,4 +1,4 @@
-"""A pool asks its store what it can do; a process that dies while it asks leaves nothing for ever."""
+"""A pool tries what its store can do; who dies while trying leaves nothing for ever."""
 
 from __future__ import annotations
 

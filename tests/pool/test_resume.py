@@ -202,3 +202,63 @@ def test_uploads_that_this_journal_does_not_know_are_reported(tmp_path: Path) ->
         writer.write(some_bytes(600))
         assert [upload.upload_id for upload in pool.orphans()] == [foreign.upload_id]
         pool.abort(writer)
+
+
+class StrictStore(MemoryStore):
+    """Refuses to complete an upload with a short part that is not the last, as S3 does."""
+
+    def __init__(self) -> None:
+        super().__init__(smallest_part=64, versioning=False, object_lock=False)
+        self.die_in_complete = False
+
+    def complete_upload(self, upload: Upload, parts: Any, *, crc64nvme: int | None) -> StoredObject:
+        if self.die_in_complete:
+            raise TransientStoreError("the process is dead")
+        return super().complete_upload(upload, parts, crc64nvme=crc64nvme)
+
+
+def test_a_fragment_whose_last_part_was_sent_is_ended_before_the_image_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, data = StrictStore(), some_bytes(500)
+
+    def die(*_: Any) -> None:
+        raise TransientStoreError("the process is dead")
+
+    with open_pool(store, tmp_path, config=tiny_config(64, 1024)) as pool:
+        writer = pool.write_image("a", 1)
+        writer.write(data[:150])
+        with monkeypatch.context() as patch:  # dead behind the last part's receipt
+            patch.setattr(type(pool.context.attempts), "object_ending", die)
+            with pytest.raises(TransientStoreError):
+                writer.suspend()
+        writer.release()
+    with open_pool(store, tmp_path, config=tiny_config(64, 1024)) as pool:
+        writer = pool.write_image("a", 1)
+        assert writer.offset == 150
+        writer.write(data[150:])
+        manifest = writer.close(origin=NOTHING, retention=FOREVER)
+        assert [part.size for part in manifest.fragments] == [150, 350]
+        assert read_image(pool, "a") == data
+
+
+def test_an_upload_whose_start_was_not_heard_is_replaced_by_another(tmp_path: Path) -> None:
+    store, data = DyingStore(), some_bytes(600)
+    lost: list[Upload] = []
+    start = store.start_upload
+
+    def unheard(key: str, options: PutOptions | None = None) -> Upload:
+        upload = start(key, options)
+        if not lost:
+            lost.append(upload)
+            raise TransientStoreError("the answer was lost")
+        return upload
+
+    store.start_upload = unheard  # type: ignore[method-assign]
+    with open_pool(store, tmp_path) as pool:
+        writer = pool.write_image("a", 1)
+        writer.write(data)
+        writer.close(origin=NOTHING, retention=FOREVER)
+        assert read_image(pool, "a") == data
+    assert lost
+    assert list(store.uploads("")) == []
