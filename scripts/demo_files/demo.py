@@ -102,9 +102,15 @@ def tell(demo: Demo) -> None:
 
     demo.say("== 1. What does the old catalogue say?")
     demo.run("tapemigrate inventory --catalog nbu.csv")
+    demo.say(
+        "This report has no block addresses (the warning), so tapes are read by file numbers.\n"
+    )
 
     demo.say("== 2. What would it take? Nothing is read from tape, and nothing is spent.")
     demo.run("tapemigrate plan --catalog nbu.csv --tapes shelf --class deep_archive")
+    demo.say(
+        "Small images on purpose: the minutes are an LTO-6 library's for mounting real tapes.\n"
+    )
 
     demo.say("== 3. Migrate: labels checked, every tape once, every image verified in the store.")
     demo.run(
