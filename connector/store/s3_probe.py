@@ -32,14 +32,19 @@ _SAMPLE = memoryview(b"tapelift probe")
 
 def probe(bucket: S3Bucket) -> Capabilities:
     """Try the endpoint once. Raises StoreUnusable when it cannot be used at all."""
-    part_checksum = _part_checksum(bucket)
-    lock = _lock_configuration(bucket)
-    return Capabilities(
-        part_checksum=part_checksum,
-        versioning=_versioning(bucket),
-        object_lock=lock.get("ObjectLockEnabled") == "Enabled",
-        create_only=_create_only(bucket, part_checksum, locks_by_itself=bool(lock.get("Rule"))),
-    )
+    try:
+        part_checksum = _part_checksum(bucket)
+        lock = _lock_configuration(bucket)
+        locks_by_itself = bool(lock.get("Rule"))
+        return Capabilities(
+            part_checksum=part_checksum,
+            versioning=_versioning(bucket),
+            object_lock=lock.get("ObjectLockEnabled") == "Enabled",
+            create_only=_create_only(bucket, part_checksum, locks_by_itself=locks_by_itself),
+        )
+    except (StoreUnusable, TransientStoreError) as exc:
+        uri = bucket.location.uri  # the first thing that is ever asked: say of whom
+        raise type(exc)(f"{uri} cannot be used: {exc.message}", hint=exc.hint) from exc
 
 
 def _name() -> str:
@@ -53,7 +58,7 @@ def _part_checksum(bucket: S3Bucket) -> PartChecksum:
     """The best checksum that the store really compares; StoreUnusable when there is none."""
     for kind in (PartChecksum.CRC64NVME, PartChecksum.MD5):
         try:
-            upload = s3_upload.start(bucket, _name(), None, kind)
+            upload = _start(bucket, _name(), kind)
         except (StoreUnusable, TransientStoreError):
             raise
         except StoreError as exc:
@@ -70,6 +75,16 @@ def _part_checksum(bucket: S3Bucket) -> PartChecksum:
         f"{bucket.location.uri}: the store compares neither CRC64NVME nor MD5 of what is sent",
         hint="nothing can be stored safely here; use another store",
     )
+
+
+def _start(bucket: S3Bucket, key: str, kind: PartChecksum) -> Upload:
+    """Start an upload; when the answer was lost, remove what it may have been and try again."""
+    try:
+        return s3_upload.start(bucket, key, None, kind)
+    except TransientStoreError:
+        for unknown in list(s3_upload.uploads(bucket, key)):
+            s3_upload.abort(bucket, unknown)
+        return s3_upload.start(bucket, key, None, kind)
 
 
 def _confirms(bucket: S3Bucket, upload: Upload, kind: PartChecksum) -> bool:
@@ -169,7 +184,9 @@ def _create_only(bucket: S3Bucket, kind: PartChecksum, *, locks_by_itself: bool)
         made.append(_put(bucket, key, kind))
         made.append(_put(bucket, key, kind))
     except ObjectExists:
-        return len(made) == 1
+        if not made:  # then the answer to the first was lost: nobody else knows this key
+            made.append(_current(bucket, key))
+        return True
     except (StoreUnusable, TransientStoreError):
         raise
     except StoreError as exc:
@@ -190,6 +207,12 @@ def _put(bucket: S3Bucket, key: str, kind: PartChecksum) -> str | None:
         **bucket.encryption.on_create(),
     }
     answer = bucket.call("trying a create-only put", lambda: bucket.client.put_object(**parameters))
+    return s3_facts.version(answer)
+
+
+def _current(bucket: S3Bucket, key: str) -> str | None:
+    parameters = bucket.names(key) | bucket.encryption.on_access()
+    answer = bucket.call("looking at a probe", lambda: bucket.client.head_object(**parameters))
     return s3_facts.version(answer)
 
 
