@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from catalog.errors import (
     CatalogError,
@@ -24,6 +24,9 @@ from catalog.errors import (
     ConfigError,
     ObjectNotFound,
 )
+
+if TYPE_CHECKING:
+    from catalog.s3 import S3Limits
 
 SUFFIX = ".parquet"
 MAX_SEQUENCE = 2**63 - 1  # the column's type; a name has room for more
@@ -94,17 +97,19 @@ class LedgerFiles(Protocol):
         ...
 
 
-def open_files(uri: str, endpoint_url: str | None = None) -> LedgerFiles:
+def open_files(
+    uri: str, endpoint_url: str | None = None, limits: S3Limits | None = None
+) -> LedgerFiles:
     """The place that a URI names: ``s3://BUCKET/PREFIX``, ``file:///PATH`` or a path.
 
-    Raises ConfigError for any other scheme. Nothing is read or created yet.
+    limits are for S3. Raises ConfigError for any other scheme. Nothing is read or created yet.
     """
     if uri.startswith("s3://"):
         # boto3 takes half a second to load; a folder needs none of it.
         from catalog.s3 import parse_uri
         from catalog.s3_files import S3Files
 
-        return S3Files(parse_uri(uri, endpoint_url))
+        return S3Files(parse_uri(uri, endpoint_url), limits)
     scheme, separator, rest = uri.partition("://")
     if separator and scheme != "file":
         raise ConfigError(

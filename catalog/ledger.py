@@ -32,6 +32,7 @@ from catalog.files import (
 from catalog.model import Fact
 
 if TYPE_CHECKING:
+    from catalog.s3 import S3Limits
     from catalog.schema import Footer
 
 logger = logging.getLogger(__name__)
@@ -72,9 +73,11 @@ class Ledger:
         self._known = False
 
     @classmethod
-    def open(cls, uri: str, *, endpoint_url: str | None = None) -> Ledger:
+    def open(
+        cls, uri: str, *, endpoint_url: str | None = None, limits: S3Limits | None = None
+    ) -> Ledger:
         """The ledger at ``s3://BUCKET/PREFIX`` or in a folder; it need not exist yet."""
-        return cls(open_files(uri, endpoint_url))
+        return cls(open_files(uri, endpoint_url, limits))
 
     @property
     def uri(self) -> str:

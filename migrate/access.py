@@ -27,6 +27,8 @@ def pool_to_read(
     workdir: Path | None,
     ledger: str | None,
     encryption: Encryption | None = None,
+    *,
+    s3_deadline_s: float,
 ) -> Iterator[Pool]:
     """A pool that exists already; its recall tickets and facts are kept in workdir.
 
@@ -37,12 +39,12 @@ def pool_to_read(
     """
     uri = uri.rstrip("/")
     config = PoolConfig(images_open=1)
-    limits = S3Limits(max_connections=2 * config.parts_in_flight)
+    limits = S3Limits(deadline_s=s3_deadline_s, max_connections=2 * config.parts_in_flight)
     store = S3Store(parse_uri(uri, endpoint_url), limits=limits, encryption=encryption)
     folder = workdir or default_state(uri, endpoint_url)
     journal = Journal(folder / "journal.sqlite")
     try:
-        book = Ledger.open(ledger or f"{uri}/ledger", endpoint_url=endpoint_url)
+        book = Ledger.open(ledger or f"{uri}/ledger", endpoint_url=endpoint_url, limits=limits)
         with Pool(store, journal, book, config=config, create=False) as pool:
             yield pool
             try:

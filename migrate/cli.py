@@ -189,6 +189,7 @@ def run(
     encryption: opt.EncryptionKindOption = EncryptionKind.NONE,
     kms_key_id: opt.KmsKey = None,
     customer_key_file: opt.CustomerKey = None,
+    s3_deadline: opt.Deadline = 600.0,
     part_mib: opt.PartMib = 16,
     fragment_mib: opt.FragmentMib = 8192,
     dry_run: Annotated[
@@ -212,6 +213,7 @@ def run(
         demultiplexer=demultiplexer, buffer_mib=buffer_mib, rate_mb=None, part_mib=part_mib,
         fragment_mib=fragment_mib,
         encrypted=opt.encryption(encryption, kms_key_id, customer_key_file),
+        s3_deadline=s3_deadline,
     )  # fmt: skip
     if dry_run or (not yes and sys.stdin.isatty()):
         with Inventory.create(":memory:") as found:
@@ -263,6 +265,7 @@ def verify(
     ] = None,
     ledger: opt.LedgerUri = None,
     customer_key_file: opt.CustomerKey = None,
+    s3_deadline: opt.Deadline = 600.0,
     as_json: JsonOption = False,
 ) -> None:
     """Compare what the pool holds with its manifests; the result goes to the ledger.
@@ -270,7 +273,11 @@ def verify(
     Example: tapemigrate verify --to s3://backups/pool --depth full fs01_1546635613
     """
     uri = opt.required(to, "--to")
-    with pool_to_read(uri, endpoint_url, workdir, ledger, opt.reading(customer_key_file)) as pool:
+    opened = pool_to_read(
+        uri, endpoint_url, workdir, ledger, opt.reading(customer_key_file),
+        s3_deadline_s=s3_deadline,
+    )  # fmt: skip
+    with opened as pool:
         found = report.verify_images(pool, images or [], depth, _say_progress("verified"))
     if as_json:
         console.print_json(found.as_json())
@@ -309,6 +316,7 @@ def rehydrate(
     ] = None,
     ledger: opt.LedgerUri = None,
     customer_key_file: opt.CustomerKey = None,
+    s3_deadline: opt.Deadline = 600.0,
     as_json: JsonOption = False,
 ) -> None:
     """Bring an image back from the pool, byte for byte; recall it first if it is archived.
@@ -325,7 +333,11 @@ def rehydrate(
         prices=Prices.load(prices),
     )  # fmt: skip
     uri = opt.required(source, "--from")
-    with pool_to_read(uri, endpoint_url, workdir, ledger, opt.reading(customer_key_file)) as pool:
+    opened = pool_to_read(
+        uri, endpoint_url, workdir, ledger, opt.reading(customer_key_file),
+        s3_deadline_s=s3_deadline,
+    )  # fmt: skip
+    with opened as pool:
         manifest = pool.stat(image, copy)
         quote = back.offer(pool, manifest, order)
         _show_quote(quote, as_json=as_json and dry_run)

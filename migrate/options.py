@@ -42,7 +42,7 @@ Tapes = Annotated[
 ]
 Drive = Annotated[
     list[str] | None,
-    typer.Option("--drive", metavar="DEVICE", help="A tape drive; repeat it for more."),
+    typer.Option("--drive", metavar="DEVICE", help="A tape drive: not in this version."),
 ]
 Drives = Annotated[
     int, typer.Option("--drives", min=1, max=64, help="Cartridges of the shelf read at once.")
@@ -113,6 +113,15 @@ Buffer = Annotated[
 LockInfinite = Annotated[
     int,
     typer.Option("--lock-infinite-days", min=1, help="First lock of images that never expire."),
+]
+Deadline = Annotated[
+    float,
+    typer.Option(
+        "--s3-deadline",
+        metavar="SECONDS",
+        min=1,
+        help="How long one call to S3 may take, repetitions included.",
+    ),
 ]
 Rate = Annotated[
     float | None,
@@ -238,6 +247,7 @@ def migration(
     part_mib: int,
     fragment_mib: int,
     encrypted: Encryption | None = None,
+    s3_deadline: float = 600.0,
     destination: bool = True,
 ) -> Migration:
     """Settings from options, every one of them checked.
@@ -266,6 +276,7 @@ def migration(
         allow_unlabelled=allow_unlabelled,
         demultiplexer=load_demultiplexer(demultiplexer) if demultiplexer else None,
         rate=rate_mb * 1_000_000 if rate_mb else None,
+        s3_deadline_s=s3_deadline,
         encryption=encrypted or Encryption(),
     )
 

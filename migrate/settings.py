@@ -24,6 +24,7 @@ class Migration:
     goes on at a third. lock_infinite_days: how long images without an end are locked at first (a
     lock is only ever extended). verify: compare every image with the store right after it was
     stored. rate: what the way to S3 takes, in bytes per second, for the plan.
+    s3_deadline_s: how long one call to S3 may take with all its repetitions.
     """
 
     catalogs: tuple[Path, ...]
@@ -45,4 +46,5 @@ class Migration:
     demultiplexer: Demultiplexer | None = None
     verify: bool = True
     rate: float | None = None
+    s3_deadline_s: float = 600.0
     encryption: Encryption = field(default_factory=Encryption)
