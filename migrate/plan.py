@@ -76,12 +76,13 @@ def make_plan(
     *,
     wanted: Callable[[str], bool] = lambda _: True,
     begun: Callable[[str], int | None] = lambda _: None,
+    damaged: Callable[[str], int | None] = lambda _: None,
     decided: Callable[[Decision], None] = lambda _: None,
 ) -> Plan:
     """Select copies, schedule the tapes, and add it all up.
 
-    wanted: whether an image is still to be looked at; begun: the copy it was begun with. decided is
-    told every decision.
+    wanted: whether an image is still to be looked at; begun: the copy it was begun with;
+    damaged: the copy that was found damaged. decided is told every decision.
     """
     costs = CostTable(settings.prices, settings.policy, settings.config)
     left_out: Counter[tuple[Outcome, str]] = Counter()
@@ -89,7 +90,7 @@ def make_plan(
 
     def selected() -> Iterator[tuple[str, int]]:
         nonlocal images, size
-        for decision in decide(inventory, as_of, wanted, begun):
+        for decision in decide(inventory, as_of, wanted, begun, damaged):
             decided(decision)
             if decision.copy is None:
                 assert decision.outcome is not None

@@ -33,8 +33,9 @@ from migrate.schedule import Visit
 from migrate.selection import Decision, Outcome
 from migrate.session import FINISHING_PER_DRIVE, Session, StoppedError
 from migrate.settings import Migration
+from migrate.tape_files import verify_tape_file
 from migrate.visit import TapeVisit
-from migrate.work import ImageResult, WorkFolder, record
+from migrate.work import ImageResult, WorkFolder, record, tape_file_moved
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +69,10 @@ def run(settings: Migration, *, quiet: bool = False) -> RunResult:
     """
     work = WorkFolder(settings.workdir)
     try:
-        work.bind("pool", settings.to, "the pool")
+        work.check("pool", settings.to, "the pool")
         inventory, _ = work.inventory(settings.catalogs, settings.options)
         with contextlib.closing(inventory), open_pool(settings, work) as pool:
+            work.bind("pool", settings.to, "the pool")  # not before: it may have been a slip
             as_of = work.as_of(settings.as_of, pool.context.clock())
             return _run(settings, work, inventory, pool, as_of, quiet)
     finally:
@@ -82,10 +84,13 @@ def open_pool(settings: Migration, work: WorkFolder) -> Pool:
     streams = MOST_STREAMS if settings.demultiplexer else 1
     images_open = settings.drives * (streams + FINISHING_PER_DRIVE + 1)
     config = replace(settings.config, images_open=images_open)
-    limits = S3Limits(max_connections=images_open * config.parts_in_flight + settings.drives)
+    limits = S3Limits(
+        deadline_s=settings.s3_deadline_s,
+        max_connections=images_open * config.parts_in_flight + settings.drives,
+    )
     location = parse_uri(settings.to, settings.endpoint_url)
     store = S3Store(location, limits=limits, encryption=settings.encryption)
-    ledger = Ledger.open(settings.ledger, endpoint_url=settings.endpoint_url)
+    ledger = Ledger.open(settings.ledger, endpoint_url=settings.endpoint_url, limits=limits)
     pool = Pool(
         store,
         work.journal,
@@ -116,6 +121,7 @@ def _run(
         as_of,
         wanted=lambda image_id: not finished(image_id),
         begun=work.begun,
+        damaged=work.damaged_copy,
         decided=decisions.add,
     )
     decisions.flush()
@@ -279,18 +285,19 @@ def record_recovered(db: sqlite3.Connection, manifest: Manifest) -> None:
         and place.tape_file is not None
         and manifest.name == facts.tape_file_name(place.media_id, place.tape_file)
     ):
-        db.execute(
-            "INSERT OR REPLACE INTO tape_files VALUES (?, ?, ?)",
-            (place.media_id, place.tape_file, manifest.size),
-        )
+        tape_file_moved(db, place.media_id, place.tape_file, manifest.size)
     else:
         record_stored(db, manifest.name, manifest)
 
 
 def _verify_the_rest(session: Session) -> None:
-    """Images that were committed before a crash and not compared with the store since."""
+    """What was committed before a crash and not compared with the store since."""
     if not session.settings.verify:
         return
+    for media_id, number in session.work.unverified_tape_files():
+        session.check_stopped()
+        moved = session.pool.stat(facts.tape_file_name(media_id, number), facts.POOL_COPY)
+        verify_tape_file(session.pool, moved, media_id, number)
     for result in session.work.results():
         if result.outcome is Outcome.STORED and not result.verified:
             session.check_stopped()

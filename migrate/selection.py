@@ -44,11 +44,13 @@ def decide(
     as_of: int,
     wanted: Callable[[str], bool] = lambda _: True,
     begun: Callable[[str], int | None] = lambda _: None,
+    damaged: Callable[[str], int | None] = lambda _: None,
 ) -> Iterator[Decision]:
     """A decision for every image that is wanted, in the order of their ids.
 
     wanted says by the image id whether an image is still to be looked at, begun which copy it was
-    begun with: it goes on with that one. as_of is in UTC nanoseconds.
+    begun with: it goes on with that one; damaged which copy was found to be, so that another is
+    preferred. as_of is in UTC nanoseconds.
     """
     media = KnownMedia.of(inventory)
     needed: set[str] = set()
@@ -64,17 +66,20 @@ def decide(
             if copy is not None:
                 yield Decision(image=image, copy=copy)
             else:
-                yield _decide(image, media, as_of, needed)
+                yield _decide(image, media, as_of, needed, damaged(image.image_id))
 
 
-def _decide(image: Image, media: KnownMedia, as_of: int, needed: set[str]) -> Decision:
+def _decide(
+    image: Image, media: KnownMedia, as_of: int, needed: set[str], damaged: int | None
+) -> Decision:
     copies = _eligible(image, media, as_of)
     if not copies:
         return _left_out(image, media, as_of)
 
-    def more_mounts(copy: Copy) -> tuple[int, int, bool, int]:
+    def more_mounts(copy: Copy) -> tuple[bool, int, int, bool, int]:
         tapes = _tapes(copy)
-        return (len(tapes - needed), len(tapes), not copy.primary, copy.copy_number)
+        again = copy.copy_number == damaged
+        return (again, len(tapes - needed), len(tapes), not copy.primary, copy.copy_number)
 
     best = min(copies, key=more_mounts)
     needed.update(_tapes(best))

@@ -32,7 +32,7 @@ from migrate.model import Image, Media
 from migrate.progress import Progress
 from migrate.selection import Outcome
 from migrate.settings import Migration
-from migrate.work import ImageResult, WorkFolder, record
+from migrate.work import TRIED_AGAIN, ImageResult, WorkFolder, record
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class Session:
             if image_id in self._over:
                 return True
         result = self.work.result(image_id)
-        return result is not None and result.outcome is not Outcome.FAILED
+        return result is not None and result.outcome not in TRIED_AGAIN
 
     # --- outcomes ------------------------------------------------------------------------
 

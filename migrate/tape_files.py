@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 from catalog.errors import ImageExists
 from catalog.model import Kind, LockMode, StorageClass, TapePlace
-from connector.pool import Manifest, Origin, Retention
+from connector.pool import Manifest, Origin, Pool, Retention
 from connector.pool.classes import remaining_days
 from connector.pool.commit import image_fact
+from connector.pool.outbox import add
 from connector.pool.verify import Depth
 from migrate import facts
 from migrate.assembly import ImageJob
@@ -20,6 +21,7 @@ from migrate.formats.opaque import OpaqueFile
 from migrate.model import Media
 from migrate.session import Session
 from migrate.source.interface import TapeEvent
+from migrate.work import tape_file_moved
 
 
 @dataclass(slots=True)
@@ -80,17 +82,9 @@ class TapeFileMover:
             return problem
         runs = tuple(whole.block_map.runs) if whole.block_map else ()
         manifest = writer.close(origin=self._origin(jobs), retention=retention, blocks=runs)
-        return "" if not self.session.settings.verify else self._verify(manifest)
-
-    def _verify(self, manifest: Manifest) -> str:
-        """As for an image; what is wrong with the file is wrong with every image in it."""
-        pool = self.session.pool
-        found = pool.verify(manifest, Depth.CHECKSUM)
-        if found.problems:
-            return "; ".join(found.problems)
-        detail: dict[str, object] = {"depth": Depth.CHECKSUM}
-        pool.record([image_fact(pool.context, manifest, Kind.VERIFIED, detail=detail)])
-        return ""
+        if not self.session.settings.verify:
+            return ""
+        return verify_tape_file(pool, manifest, self.media.media_id, self.number)
 
     def _class(self, jobs: Sequence[ImageJob], retention: Retention) -> StorageClass:
         now = self.session.as_of
@@ -114,10 +108,26 @@ class TapeFileMover:
         )
 
     def _on_commit(self, db: sqlite3.Connection, manifest: Manifest) -> None:
+        tape_file_moved(db, self.media.media_id, self.number, manifest.size)
+
+
+def verify_tape_file(pool: Pool, manifest: Manifest, media_id: str, number: int) -> str:
+    """Compare a tape file with the store; '' when it is right, and then a fact says so.
+
+    What is wrong with the file is wrong with every image in it.
+    """
+    found = pool.verify(manifest, Depth.CHECKSUM)
+    if not found.ok:
+        return "; ".join(found.problems + found.unknown)
+    detail: dict[str, object] = {"depth": Depth.CHECKSUM}
+    fact = image_fact(pool.context, manifest, Kind.VERIFIED, detail=detail)
+    with pool.journal.transaction(durable=True) as db:
         db.execute(
-            "INSERT OR REPLACE INTO tape_files VALUES (?, ?, ?)",
-            (self.media.media_id, self.number, manifest.size),
+            "UPDATE tape_files SET verified = 1 WHERE media_id = ? AND tape_file = ?",
+            (media_id, number),
         )
+        add(db, [fact])
+    return ""
 
 
 def longest(retentions: Sequence[Retention]) -> Retention:

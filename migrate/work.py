@@ -36,13 +36,17 @@ CREATE TABLE IF NOT EXISTS fragment_ends (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tape_files (
     media_id TEXT NOT NULL, tape_file INTEGER NOT NULL, size INTEGER NOT NULL,
-    PRIMARY KEY (media_id, tape_file)
+    verified INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (media_id, tape_file)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tapes (
     media_id TEXT PRIMARY KEY, barcode TEXT NOT NULL, mounts INTEGER NOT NULL,
     problem TEXT NOT NULL, released INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 """
+
+
+TRIED_AGAIN = frozenset({Outcome.FAILED, Outcome.DAMAGED})
+"""Outcomes that another run may better: with a mended tape, a second pass, another copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,14 +104,22 @@ class WorkFolder:
         Raises:
             ConfigError: it belongs to something else already.
         """
-        known = self.journal.setting(key)
-        if known is None:
+        if self.check(key, value, what) is None:
             self.journal.remember(key, value)
-        elif known != value:
+
+    def check(self, key: str, value: str, what: str) -> str | None:
+        """What this folder belongs to, None while nothing is remembered.
+
+        Raises:
+            ConfigError: it belongs to something else than value.
+        """
+        known = self.journal.setting(key)
+        if known not in (None, value):
             raise ConfigError(
                 f"the work folder {self.path} belongs to {what} {known}, not {value}",
                 hint="repeat the earlier command, or choose another --workdir",
             )
+        return known
 
     def as_of(self, stated: int | None, now: int) -> int:
         """The moment that decides about expiry: stated, remembered, or now."""
@@ -125,9 +137,9 @@ class WorkFolder:
 
         The report is None when it was imported before.
         """
-        self.bind("catalogs", _digest(catalogs), "catalogues with the SHA-256")
+        digest, what = _digest(catalogs), "catalogues with the SHA-256"
         path = self.path / "inventory.sqlite"
-        if path.exists():
+        if self.check("catalogs", digest, what) is not None and path.exists():
             return Inventory.open(path), None
         inventory = Inventory.create(path)
         try:
@@ -135,6 +147,7 @@ class WorkFolder:
         except BaseException:
             inventory.close()
             raise
+        self.bind("catalogs", digest, what)
         return inventory, report
 
     def another_inventory(self) -> Inventory:
@@ -144,13 +157,18 @@ class WorkFolder:
     # --- outcomes ------------------------------------------------------------------------
 
     def finished(self) -> Callable[[str], bool]:
-        """Whether an image needs no more work; one that failed is tried again."""
+        """Whether an image needs no more work; one that failed or is damaged is tried again."""
 
         def lookup(image_id: str) -> bool:
             result = self.result(image_id)
-            return result is not None and result.outcome is not Outcome.FAILED
+            return result is not None and result.outcome not in TRIED_AGAIN
 
         return lookup
+
+    def damaged_copy(self, image_id: str) -> int | None:
+        """The copy in which an image was found damaged, or None."""
+        result = self.result(image_id)
+        return result.copy if result and result.outcome is Outcome.DAMAGED else None
 
     def result(self, image_id: str) -> ImageResult | None:
         """What became of an image, or None."""
@@ -228,6 +246,13 @@ class WorkFolder:
             ).fetchone()
         return None if row is None else int(row[0])
 
+    def unverified_tape_files(self) -> list[tuple[str, int]]:
+        """Tape files that were moved whole and not compared with the store since."""
+        with self.journal.transaction() as db:
+            return db.execute(
+                "SELECT media_id, tape_file FROM tape_files WHERE NOT verified"
+            ).fetchall()
+
     # --- tapes ---------------------------------------------------------------------------
 
     def tape_mounted(self, media_id: str, barcode: str) -> None:
@@ -264,6 +289,16 @@ class WorkFolder:
             )
             for media, barcode, mounts, problem, released in rows
         ]  # fmt: skip
+
+
+def tape_file_moved(
+    db: sqlite3.Connection, media_id: str, tape_file: int, size: int | None
+) -> None:
+    """Note that a tape file is in the pool, within the caller's transaction."""
+    db.execute(
+        "INSERT OR REPLACE INTO tape_files (media_id, tape_file, size) VALUES (?, ?, ?)",
+        (media_id, tape_file, size),
+    )
 
 
 def record(db: sqlite3.Connection, result: ImageResult) -> bool:

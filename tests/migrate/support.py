@@ -384,3 +384,10 @@ def quiet_logs() -> Iterator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+def tapemigrate_status(workdir: Path) -> Any:
+    """What ``tapemigrate status --json`` says."""
+    ended = tapemigrate("status", "--workdir", workdir, "--json")
+    assert ended.code == 0, ended
+    return ended.json
