@@ -60,10 +60,14 @@ class PoolContext:
     journal: Journal
     attempts: Attempts
     config: PoolConfig
-    capabilities: Capabilities
     arena: Arena
     threads: ThreadPoolExecutor = field(repr=False)
     clock: Callable[[], int]
     actor: str
     run_id: str | None
     encryption: str
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the store can do. It is tried by writing, so who only reads must not ask."""
+        return self.store.probe()

@@ -44,7 +44,6 @@ from connector.pool.resume import clean_away, resume_writer
 from connector.pool.writer import ImageWriter
 from connector.store.interface import (
     PROBE_PREFIX,
-    Capabilities,
     ObjectStore,
     RecallTier,
     Upload,
@@ -74,7 +73,7 @@ class Pool:
         encryption: str = "none",
         create: bool = True,
     ) -> None:
-        """Open the pool; with create also in a prefix that has none yet.
+        """Open the pool; with create also in a prefix that has none yet, and to be written to.
 
         Raises:
             StoreUnusable: the bucket is missing or may not be used.
@@ -88,7 +87,6 @@ class Pool:
             journal=journal,
             attempts=Attempts(journal),
             config=config,
-            capabilities=_probe(store, journal),
             arena=Arena(config.images_open * (config.parts_in_flight + 1), config.part_size),
             threads=ThreadPoolExecutor(
                 config.images_open * config.parts_in_flight, thread_name_prefix="part"
@@ -104,6 +102,8 @@ class Pool:
             batch_rows=config.ledger_rows,
             batch_seconds=config.ledger_seconds,
         )
+        if create:
+            _probe(store, journal)
         _create_or_check(store, clock, create=create)
 
     def __enter__(self) -> Self:
@@ -364,7 +364,7 @@ class Pool:
         self._outbox.flush()
 
 
-def _probe(store: ObjectStore, journal: Journal) -> Capabilities:
+def _probe(store: ObjectStore, journal: Journal) -> None:
     """What the store can do; first, clear away what a process left that died while it tried."""
     intent = f"probing {store.uri}"
     if journal.setting(intent) == "begun":
@@ -373,9 +373,8 @@ def _probe(store: ObjectStore, journal: Journal) -> Capabilities:
         for left in list(store.scan(PROBE_PREFIX)):
             store.delete(left.key, version_id=store.stat(left.key).version_id)
     journal.remember(intent, "begun")
-    found = store.probe()
+    store.probe()
     journal.remember(intent, "done")
-    return found
 
 
 def _actor() -> str:

@@ -71,8 +71,17 @@ class Demo:
         return done.stdout
 
 
+def make_aws(folder: Path) -> None:
+    """The aws command as a script of ours: its own does not start from a path with a space."""
+    folder.mkdir()
+    program = folder / "aws"
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m awscli "$@"\n')
+    program.chmod(0o755)
+
+
 def use_only(url: str, folder: Path) -> None:
     """From now on this process and its children find our S3, and nobody's account or files."""
+    make_aws(folder / "bin")
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ |= {
@@ -83,7 +92,9 @@ def use_only(url: str, folder: Path) -> None:
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "NO_PROXY": "127.0.0.1",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}",
+        "PATH": os.pathsep.join(
+            [str(folder / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+        ),
         "XDG_CACHE_HOME": str(folder / "cache"),
         "XDG_STATE_HOME": str(folder / "state"),
     }

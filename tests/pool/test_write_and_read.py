@@ -10,11 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog.errors import ImageDamaged, ImageExists, ImageNotFound, PoolError
+from catalog.errors import (
+    ImageDamaged,
+    ImageExists,
+    ImageNotFound,
+    PoolError,
+    StoreUnusable,
+)
 from catalog.ledger import Ledger
 from catalog.model import Kind, LockMode, StorageClass
 from connector.pool import PoolConfig, Retention
 from connector.pool.manifest import Within
+from connector.pool.verify import Depth
+from connector.store.interface import Capabilities
 from connector.store.memory import MemoryStore
 from tests.pool.support import (
     FOREVER,
@@ -275,4 +283,25 @@ def test_a_prefix_that_holds_something_else_is_not_taken_for_a_pool(tmp_path: Pa
     store = tiny_store()
     store.put("pool.json", b'{"format": "other/1"}')
     with pytest.raises(PoolError, match="another prefix"), open_pool(store, tmp_path):
+        pass
+
+
+class ReadOnlyStore(MemoryStore):
+    """A store whose credentials may read and nothing else."""
+
+    def probe(self) -> Capabilities:
+        raise StoreUnusable("putting .probe: AccessDenied")
+
+
+def test_who_may_only_read_can_read_and_verify(tmp_path: Path) -> None:
+    store, data = ReadOnlyStore(smallest_part=1), some_bytes(600)
+    writable = tiny_store()
+    with open_pool(writable, tmp_path / "writer") as pool:
+        store_image(pool, "a", data)
+    for stored in writable.scan(""):
+        store.put(stored.key, writable.read(stored.key, ceiling=10_000))
+    with open_pool(store, tmp_path / "reader", create=False) as pool:
+        assert read_image(pool, "a") == data
+        assert pool.verify(pool.stat("a"), Depth.HEAD).ok
+    with pytest.raises(StoreUnusable), open_pool(store, tmp_path / "other"):
         pass
