@@ -2,10 +2,17 @@
 -- is known). The same text runs in DuckDB, Athena and Trino; it needs `facts` and `images`.
 --
 -- An image that spans tapes counts on each of them; bytes are those on this tape alone, and null
--- when no image on it tells them.
+-- when no image on it tells them. A stored image without a storage class has no objects of its own:
+-- its bytes lie in a multiplexed tape file, which is an image too, and count there alone.
 CREATE OR REPLACE VIEW tapes AS
 WITH on_tape AS (
-    SELECT t.tape, i.state, i.tape_bytes[t.n] AS size_bytes
+    SELECT
+        t.tape,
+        i.state,
+        CASE
+            WHEN i.state = 'stored' AND i.storage_class IS NULL THEN 0
+            ELSE i.tape_bytes[t.n]
+        END AS size_bytes
     FROM images i
     CROSS JOIN UNNEST(i.tapes) WITH ORDINALITY AS t (tape, n)
 ),
