@@ -56,7 +56,8 @@ class S3Bucket:
             client.meta.events.register(f"before-send.s3.{operation}", send_views)
         if encryption.kind is EncryptionKind.SSE_C:
             # botocore writes all request headers, the key among them, to its debug log
-            logging.getLogger("botocore").setLevel(logging.INFO)
+            theirs = logging.getLogger("botocore")
+            theirs.setLevel(max(theirs.getEffectiveLevel(), logging.INFO))
         return cls(
             client=client,
             location=location,

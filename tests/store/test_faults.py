@@ -554,6 +554,7 @@ def test_a_customer_key_is_never_logged(
     proxy: FaultProxy, moto_endpoint: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="botocore")  # and back again after the test
     encryption = Encryption(kind=EncryptionKind.SSE_C, customer_key=b"k" * 32)
     location = new_bucket(moto_endpoint)
     store = S3Store(S3Location(location.bucket, "", proxy.url), encryption=encryption)
@@ -569,6 +570,15 @@ def test_a_customer_key_is_never_logged(
     assert sent not in caplog.text
     assert "k" * 32 not in caplog.text + repr(store) + repr(encryption)
     store.close()
+
+
+def test_a_customer_key_makes_nobody_log_more_than_before(
+    moto_endpoint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="botocore")
+    encryption = Encryption(kind=EncryptionKind.SSE_C, customer_key=b"k" * 32)
+    S3Store(S3Location("bucket", "", moto_endpoint), encryption=encryption).close()
+    assert logging.getLogger("botocore").getEffectiveLevel() == logging.WARNING
 
 
 # --- the wrapper ----------------------------------------------------------------------------
