@@ -379,5 +379,5 @@ def test_no_credentials_reach_the_work_folder_or_the_bucket(
     assert secret not in ended.err + ended.out
     for path in (tmp_path / "work").iterdir():
         assert secret.encode() not in path.read_bytes(), path
-    for key in bucket.keys():
+    for key in bucket.keys(""):
         assert secret.encode() not in bucket.get(key), key
