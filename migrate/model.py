@@ -1,7 +1,6 @@
 """The neutral model: what any backup product's catalogue says, in one set of words.
 
-Source: the rules of docs/design.md, "From catalogue to plan". Unknown is ``None``, never 0. An image without
-positions is still a valid input for a plan: its tape is read from front to back.
+Source: the rules of docs/design.md, "From catalogue to plan". Unknown is ``None``, never 0.
 """
 
 from __future__ import annotations

@@ -49,7 +49,10 @@ def validate(images: Iterable[Image], media: KnownMedia, as_of: int) -> Iterator
 
 
 def image_problems(image: Image, media: KnownMedia, as_of: int) -> tuple[Problem, ...]:
-    """The problems of an image and of its copies. Source: docs/design.md, "From catalogue to plan"."""
+    """The problems of an image and of its copies.
+
+    Source: docs/design.md, "From catalogue to plan".
+    """
     found = {Problem.CONFLICT} if Problem.CONFLICT in image.problems else set[Problem]()
     if _incomplete(image):
         found.add(Problem.INCOMPLETE)
