@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import sqlite3
 import threading
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from types import FrameType
 
+from catalog.console import ExitCode
 from catalog.errors import PoolError
 from catalog.ledger import Ledger
 from catalog.model import Kind
@@ -133,13 +135,12 @@ def _run(
     session = Session(settings, pool, work, progress, as_of)
     session.leave_out(decisions.failed)
     try:
-        with _stopping_on_signals(session):
+        with _stopping_on_signals(session), contextlib.closing(session):
             _rounds(session, inventory, plan, as_of)
         if not session.stopped:
             _verify_the_rest(session)
             release_tapes(session, inventory)
     finally:
-        session.close()
         progress.close()
     if session.fatal is not None:
         raise session.fatal
@@ -205,13 +206,21 @@ def _drive(session: Session, number: int, visits: list[Visit]) -> None:
 
 @contextlib.contextmanager
 def _stopping_on_signals(session: Session) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run at the next block; a second one at once."""
+    """Ctrl-C and SIGTERM end the run at the next block; a second one at once, as a kill does.
+
+    A drive that waits for the store would otherwise hold the process until the store's deadline.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.default_int_handler)
+    asked = False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            os._exit(ExitCode.INTERRUPTED)  # the journal stands a kill at any moment
+        asked = True
         session.progress.line("stopping; once more to stop at once")
         session.stop()
 
