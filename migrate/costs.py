@@ -12,6 +12,10 @@ from connector.pool.classes import Choice, ClassPolicy, choose
 from connector.pool.config import PoolConfig
 from connector.pool.prices import Prices
 
+ASSUMED_SIZE = 1_000_000_000
+"""What an image whose size no catalogue tells is taken for when it is counted and when its class is
+chosen, in bytes: such images are whole tape files, and what counts is that they are not tiny."""
+
 
 @dataclass(slots=True)
 class ClassCost:
@@ -37,11 +41,15 @@ class CostTable:
         self.prices = prices
         self._policy = policy
         self._config = config
+        self.unknown_sizes = 0
         self.chosen: dict[StorageClass, ClassCost] = {}
         self.alone = {name: ClassCost(name) for name in prices.classes}
 
-    def add(self, size: int, days: float) -> Choice:
-        """Count an image of size bytes that is kept for days; gives the class it will go to."""
+    def add(self, size: int | None, days: float) -> Choice:
+        """Count an image of size bytes (None: unknown) that is kept for days; gives its class."""
+        if size is None:
+            self.unknown_sizes += 1
+            size = ASSUMED_SIZE
         objects = max(1, -(-size // self._config.fragment_size))
         parts = -(-size // self._config.part_size) if size > self._config.part_size else 0
         choice = choose(self._policy, self.prices, size=size, days=days, objects=objects)

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from catalog.console import size_text
 from catalog.model import iso
 from connector.pool.classes import remaining_days
 from migrate import lto
-from migrate.costs import ClassCost, CostTable
+from migrate.costs import ASSUMED_SIZE, ClassCost, CostTable
 from migrate.errors import TapeError
 from migrate.inventory.store import Inventory
-from migrate.model import Media
+from migrate.model import Copy, Image, Media
 from migrate.schedule import TapeLoad, Visit, assign
 from migrate.selection import Decision, Outcome, decide
 from migrate.settings import Migration
@@ -97,13 +98,13 @@ def make_plan(
                 left_out[decision.outcome, decision.reason] += 1
                 continue
             image, copy = decision.image, decision.copy
-            own = sum(part.size_bytes or 0 for part in copy.fragments if part.fragment_number > 0)
+            own = _size(image, copy)
             days = remaining_days(
                 now=as_of, expires_at=image.expires_at, infinite=image.expires_infinite
             )
-            costs.add(own or image.size_bytes or 0, days)
+            costs.add(own, days)
             images += 1
-            size += own or image.size_bytes or 0
+            size += own or 0
             yield image.image_id, copy.copy_number
 
     inventory.select(selected())
@@ -135,6 +136,12 @@ def make_plan(
     )
     plan.warnings += _warnings(plan, known)
     return plan
+
+
+def _size(image: Image, copy: Copy) -> int | None:
+    """Bytes of an image, by its fragments if they tell, else by itself."""
+    sizes = [part.size_bytes for part in copy.fragments if part.fragment_number > 0]
+    return image.size_bytes if None in sizes else sum(filter(None, sizes))
 
 
 def _tape_plan(
@@ -204,6 +211,11 @@ def _warnings(plan: Plan, known: dict[str, Media]) -> Iterator[str]:
     again = [v.media_id for run in plan.visits for v in run if v.again]
     if again:
         yield f"{len(again)} tapes are mounted a second time: {_some(again)}"
+    if plan.costs.unknown_sizes:
+        yield (
+            f"{plan.costs.unknown_sizes} images are of unknown size; each costs as if it had"
+            f" {size_text(ASSUMED_SIZE)}"
+        )
     failed = sum(n for (outcome, _), n in plan.left_out.items() if outcome is Outcome.FAILED)
     if failed:
         yield f"{failed} images that have not expired cannot be migrated; see left_out"

@@ -26,6 +26,7 @@ from migrate.assembly import (
     stop_reading,
     verify_stored,
 )
+from migrate.costs import ASSUMED_SIZE
 from migrate.facts import POOL_COPY
 from migrate.inventory.store import Inventory
 from migrate.model import Image, Media
@@ -137,7 +138,7 @@ class Session:
         return ImageJob(
             image=image,
             copy=copy,
-            storage_class=self.choose_class(image.size_bytes or 0, days),
+            storage_class=self.choose_class(image.size_bytes, days),
             retention=facts.retention(
                 image,
                 lock=self.settings.lock,
@@ -148,8 +149,9 @@ class Session:
             barcodes=self.barcodes,
         )
 
-    def choose_class(self, size: int, days: float) -> StorageClass:
-        """The class for an image of size bytes that is kept for days."""
+    def choose_class(self, size: int | None, days: float) -> StorageClass:
+        """The class for an image of size bytes (None: nobody knows) that is kept for days."""
+        size = ASSUMED_SIZE if size is None else size
         objects = max(1, -(-size // self.settings.config.fragment_size))
         policy, prices = self.settings.policy, self.settings.prices
         return choose(policy, prices, size=size, days=days, objects=objects).storage_class

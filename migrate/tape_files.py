@@ -88,7 +88,8 @@ class TapeFileMover:
 
     def _class(self, jobs: Sequence[ImageJob], retention: Retention) -> StorageClass:
         now = self.session.as_of
-        size = sum(job.image.size_bytes or 0 for job in jobs)
+        sizes = [job.image.size_bytes for job in jobs]
+        size = None if None in sizes else sum(filter(None, sizes))
         days = remaining_days(
             now=now, expires_at=retention.expires_at, infinite=retention.expires_infinite
         )

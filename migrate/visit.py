@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from catalog.errors import FormatError, ImageExists, PoolError
@@ -20,7 +20,7 @@ from migrate.errors import TapeError, WrongTape
 from migrate.formats.demux import supervise
 from migrate.formats.interface import Done, Extract, Gap, Piece, TapeFormat, Wanted
 from migrate.formats.registry import format_named, identify_tape
-from migrate.inventory.store import Inventory
+from migrate.inventory.store import Inventory, PlacedFragment
 from migrate.model import Fragment, Media
 from migrate.session import Session, StoppedError
 from migrate.source.drive import BufferedTape
@@ -78,14 +78,14 @@ class TapeVisit:
         """
         files: dict[int, list[Item]] = {}
         mine: dict[str, list[Fragment]] = {}
-        for placed in self.inventory.fragments_on(self.media.media_id, selected_only=True):
+        for placed in self._placed():
             fragment = placed.fragment
-            if fragment.fragment_number < 1 or self.session.is_over(placed.image_id):
+            if self.session.is_over(placed.image_id):
                 continue
+            job = self.session.job(self.inventory, placed.image_id)
             if fragment.tape_file_number is None:
                 self._fail(placed.image_id, "the catalogue does not say where on the tape it is")
                 continue
-            job = self.session.job(self.inventory, placed.image_id)
             if job.opaque and self.session.settings.demultiplexer is None:
                 number = fragment.tape_file_number
                 if self.session.work.tape_file_size(self.media.media_id, number) is None:
@@ -99,6 +99,28 @@ class TapeVisit:
                 number = fragment.tape_file_number or 0
                 files.setdefault(number, []).append(Item(image_id, fragment, False))
         return dict(sorted(files.items()))
+
+    def _placed(self) -> Iterator[PlacedFragment]:
+        """The data fragments on this tape, in tape order.
+
+        A tape of which the catalogue names one fragment and not its place holds it in its first
+        file behind the label; whether it does, the format finds out.
+        """
+        everything = self.inventory.fragments_on(self.media.media_id, selected_only=True)
+        data = (placed for placed in everything if placed.fragment.fragment_number > 0)
+        first = next(data, None)
+        if first is None:
+            return
+        second = next(data, None)
+        if second is None and first.fragment.tape_file_number is None:
+            product = self.session.job(self.inventory, first.image_id).image.product
+            number = 1 if format_named(product).has_label else 0
+            yield replace(first, fragment=replace(first.fragment, tape_file_number=number))
+            return
+        yield first
+        if second is not None:
+            yield second
+        yield from data
 
     def _readable(self, image_id: str, fragments: list[Fragment]) -> list[Fragment]:
         """Those of an image's fragments on this tape, in tape order, that can be read now.
