@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from catalog.errors import ConfigError, ImageExists, PoolError
+from catalog.errors import ConfigError, ImageExists, NameInvalid, PoolError
 from catalog.model import StorageClass
 from connector.pool import Pool
 from connector.pool.classes import choose, remaining_days
@@ -72,6 +72,7 @@ class Session:
         self._stop = threading.Event()
         self._fatal: PoolError | None = None
         self._mutex = threading.Lock()
+        self._placing = threading.Lock()
         self._claims: set[str] = set()
         self._cartridges: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._over: set[str] = set()
@@ -210,7 +211,7 @@ class Session:
             self._outcome(assembly.job.image, assembly.job, Outcome.FAILED, str(exc))
 
     def adopt(self, job: ImageJob) -> None:
-        """The image is complete in the pool: compare its size, verify it, count it as stored."""
+        """The image is complete in the pool: if it is the same backup, verify and count it."""
         image_id = job.image.image_id
         manifest = self.pool.stat(image_id, POOL_COPY)
         if manifest.origin.backup_time != job.image.backup_time:
@@ -223,9 +224,9 @@ class Session:
             return
         with self.pool.journal.transaction(durable=True) as db:
             record_stored(db, image_id, manifest)
-        verify_stored(self.pool, image_id, manifest)
+        problem = verify_stored(self.pool, image_id, manifest)
         self._end(image_id)
-        self.progress.counted(Outcome.STORED)
+        self.progress.counted(Outcome.FAILED if problem else Outcome.STORED)
 
     def place_if_complete(self, job: ImageJob) -> None:
         """Commit an image that lies within tape files, once all of them are in the pool."""
@@ -242,9 +243,12 @@ class Session:
                     size=part.size_bytes,
                 )
             )
+        with self._placing:  # two drives may end the last two tape files at the same time
+            if not self.is_over(job.image.image_id):
+                self._place(job, within)
+
+    def _place(self, job: ImageJob, within: list[Within]) -> None:
         image_id = job.image.image_id
-        if self.is_over(image_id):
-            return
         try:
             manifest = self.pool.place_image(
                 image_id,
@@ -258,10 +262,12 @@ class Session:
         except ImageExists:
             self.adopt(job)
             return
+        except NameInvalid as exc:
+            self._outcome(job.image, job, Outcome.FAILED, str(exc))
+            return
         self._end(image_id)
-        if self.settings.verify:
-            verify_stored(self.pool, image_id, manifest)
-        self.progress.counted(Outcome.STORED)
+        problem = verify_stored(self.pool, image_id, manifest) if self.settings.verify else ""
+        self.progress.counted(Outcome.FAILED if problem else Outcome.STORED)
 
     def damaged(self, inventory: Inventory, image_id: str, why: str) -> None:
         """An image's bytes are not whole."""

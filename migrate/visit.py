@@ -49,6 +49,7 @@ class TapeVisit:
     media: Media
     _open: dict[str, Assembly] = field(default_factory=dict)
     _claimed: set[str] = field(default_factory=set)
+    _following: frozenset[str] = frozenset()
     _moved: int = 0
     _ended: int = 0
 
@@ -211,8 +212,11 @@ class TapeVisit:
         high = self.session.settings.buffer_bytes
         with BufferedTape(source, high_bytes=high, low_bytes=high // 3) as tape:
             tape.start(list(files))
-            for number, items in files.items():
+            coming = [frozenset(item.image_id for item in items) for items in files.values()]
+            following = [*coming[1:], frozenset()]
+            for at, (number, items) in enumerate(files.items()):
                 self.session.check_stopped()
+                self._following = following[at]
                 items = [item for item in items if not self.session.is_over(item.image_id)]
                 if not items:
                     continue
@@ -228,9 +232,9 @@ class TapeVisit:
                     self._extract(tape_format, items, whole)
 
     def _nothing_there(self, items: list[Item], end: EndOfTape | None) -> None:
-        why = end.reason if end and end.reason else "the tape file is empty"
+        why = (end.reason or "the tape ends before it") if end else "the tape file is empty"
         for item in items:
-            self._damaged(item.image_id, why or "the tape ends before it")
+            self._damaged(item.image_id, why)
 
     def _extract(
         self, tape_format: TapeFormat, items: list[Item], events: Iterator[TapeEvent]
@@ -292,19 +296,13 @@ class TapeVisit:
                 self._open.pop(image_id)
                 self._ended += 1
                 self.session.finish(self.drive, assembly)
-            elif not self._goes_on_here(assembly, done.wanted.fragment_number):
+            elif image_id not in self._following:
+                # its rest is elsewhere, or behind other images: nothing of it is kept in memory
                 assembly.suspend()
                 self._open.pop(image_id)
                 self.session.advanced.set()
         except PoolError as exc:
             self._image_failed(assembly, exc)
-
-    def _goes_on_here(self, assembly: Assembly, number: int) -> bool:
-        following = facts.data_fragments(assembly.job.copy)[number]
-        this = facts.data_fragments(assembly.job.copy)[number - 1]
-        return following.media_id == self.media.media_id and (
-            (following.tape_file_number or 0) > (this.tape_file_number or 0)
-        )
 
     def _move_whole(
         self, number: int, items: list[Item], events: Iterator[TapeEvent], *, keeps_records: bool

@@ -205,7 +205,9 @@ class Pool:
 
         Raises:
             ImageExists: the copy is complete already.
+            NameInvalid: the name cannot be a key.
         """
+        names.image_folder(name, copy, prefix_length=len(self.uri))
         attempt = self._context.attempts.find(name, copy)
         if attempt is not None:
             clean_away(self._context, attempt)
