@@ -47,11 +47,13 @@ def signal_at(operation: str, process: list[subprocess.Popen[str]], number: int)
     return faults.Fault(operation, act, "signal")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.deep)]
+)
 def test_a_signal_ends_the_run_with_5_and_the_same_command_goes_on(
     moto_endpoint: str, moto_bucket: MakeBucket, tmp_path: Path, number: int
 ) -> None:
-    tapes = spanning_set()
+    tapes = spanning_set(big=6 * MIB)
     catalog, shelf = tapes.write(tmp_path)
     bucket = Bucket(moto_bucket(prefix="pool"))
     process: list[subprocess.Popen[str]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import random
@@ -123,8 +122,7 @@ def check(bucket: Bucket, whole: Any, proxy: CountingProxy, kills: int) -> None:
 def state(bucket: Bucket) -> dict[str, Any]:
     """What lies in the bucket, without what is random or a time."""
     images: dict[str, Any] = {}
-    for name in bucket.names():
-        manifest = copy.deepcopy(bucket.manifest(name))
+    for name, manifest in bucket.manifests().items():
         token = manifest.pop("token")
         manifest.pop("created_at")
         manifest["retention"].pop("lock_until")
@@ -199,13 +197,13 @@ def moments(scene: Scene, number: int, seed: int) -> list[int]:
     return [int(at * step + chance.uniform(0, step)) + 1 for at in range(number)]
 
 
-@pytest.mark.parametrize("which", range(5))
+@pytest.mark.parametrize("which", range(4))
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(nbu_scene: Scene, which: int) -> None:
-    nbu_scene.survive(moments(nbu_scene, 5, seed=1)[which])
+    nbu_scene.survive(moments(nbu_scene, 4, seed=1)[which])
 
 
 def test_a_run_that_is_killed_again_and_again_ends_the_same(nbu_scene: Scene) -> None:
-    nbu_scene.survive(*moments(nbu_scene, 6, seed=2))
+    nbu_scene.survive(*moments(nbu_scene, 4, seed=2))
 
 
 @pytest.mark.parametrize("which", range(2))

@@ -6,7 +6,7 @@ Every test ends with the fault gone and the same command: it must finish the wor
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,22 +84,20 @@ class Nbu:
         assert found == WHOLE
         assert self.bucket.orphans() == self.bucket.uploads() == []
         self.assert_honest()
-        stored = [key for key in self.bucket.kinds() if key[0] == "stored"]
-        assert all(self.bucket.kinds()[key] == 1 for key in stored)
+        kinds = self.bucket.kinds()
+        assert all(count == 1 for key, count in kinds.items() if key[0] == "stored")
 
 
 def assert_honest(bucket: Bucket, workdir: Path) -> None:
     """What is recorded is there, and what is there is whole."""
     status = tapemigrate_status(workdir)
     names = set(bucket.names())
-    bucket.sha256s()  # every manifest's digests hold
-    stored = {fact.image for fact in bucket.facts() if fact.kind == "stored"}
-    assert stored <= names
-    verified = {fact.image for fact in bucket.facts() if fact.kind == "verified"}
-    assert verified <= names
+    facts = bucket.facts()
+    for kind in ("stored", "verified"):
+        assert {fact.image for fact in facts if fact.kind == kind} <= names
     images = {name for name in names if "-file-" not in name}
     assert status["images"]["stored"] == len(images)
-    released = [fact.media[0] for fact in bucket.facts() if fact.kind == "tape_released"]
+    released = [fact.media[0] for fact in facts if fact.kind == "tape_released"]
     assert len(released) == len(set(released))
     for media in released:
         on_tape = {image for image in expected_nbu() if _lies_on(image, media)}
@@ -146,7 +144,7 @@ def test_two_cartridges_that_were_swapped_are_both_refused(nbu: Nbu) -> None:
     nbu.assert_finishes()
 
 
-@pytest.mark.parametrize("gone", ["NBU001", "NBU002"])
+@pytest.mark.parametrize("gone", ["NBU001", pytest.param("NBU002", marks=pytest.mark.deep)])
 def test_a_missing_tape_fails_its_images_and_no_others(nbu: Nbu, gone: str) -> None:
     (nbu.shelf / f"{gone}.tap").unlink()
     ended = nbu.run()
@@ -211,9 +209,16 @@ CUTS = {
     "before the span's last record": MARKS[5] + 1032 + 3 * 65_544,
     "without the last marks": MARKS[6] - 4,
 }
+USUAL_CUTS = ("inside a record", "inside the m", "before the span", "without")
 
 
-@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS.keys())
+@pytest.mark.parametrize(
+    "cut",
+    [
+        pytest.param(at, id=name, marks=[] if name.startswith(USUAL_CUTS) else [pytest.mark.deep])
+        for name, at in CUTS.items()
+    ],
+)
 def test_a_truncated_tape_gives_what_is_whole_and_says_what_is_not(nbu: Nbu, cut: int) -> None:
     whole = (NBU / "NBU001.tap").read_bytes()
     (nbu.shelf / "NBU001.tap").write_bytes(whole[:cut])
@@ -289,8 +294,20 @@ def behind(proxy: FaultProxy, bucket: Bucket) -> S3Location:
     return S3Location(bucket.location.bucket, bucket.location.prefix, proxy.url)
 
 
-@pytest.mark.parametrize("name", ONCE)
-@pytest.mark.parametrize("operation", ["PutObject", "HeadObject", "GetObject"])
+def cases(names: Iterable[str], operations: Sequence[str]) -> list[Any]:
+    """Every name with every operation; the fast suite meets each of them once at least."""
+    found: list[Any] = []
+    for row, name in enumerate(names):
+        for column, operation in enumerate(operations):
+            usual = row % len(operations) == column
+            marks = [] if usual else [pytest.mark.deep]
+            found.append(pytest.param(name, operation, marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "operation"), cases(ONCE, ["PutObject", "HeadObject", "GetObject"])
+)
 def test_a_fault_that_passes_is_not_seen_by_anybody(
     nbu: Nbu, proxy: FaultProxy, name: str, operation: str
 ) -> None:
@@ -306,9 +323,9 @@ def test_a_fault_that_passes_is_not_seen_by_anybody(
     nbu.assert_honest()
 
 
-@pytest.mark.parametrize("name", ["503 SlowDown", "500 InternalError", "reset", "answer lost"])
 @pytest.mark.parametrize(
-    "operation", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"]
+    ("name", "operation"),
+    cases(reversed(ONCE), ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"]),
 )
 def test_a_fault_that_passes_in_an_upload_is_not_seen_by_anybody(
     moto_bucket: MakeBucket, tmp_path: Path, proxy: FaultProxy, name: str, operation: str
@@ -338,7 +355,9 @@ FOREVER: dict[str, Callable[[str], Fault]] = {
 }
 
 
-@pytest.mark.parametrize("name", FOREVER)
+@pytest.mark.parametrize(
+    "name", ["503", "stalls", *(pytest.param(n, marks=pytest.mark.deep) for n in ("500", "resets"))]
+)
 def test_a_store_that_stays_away_ends_the_run_and_it_can_be_resumed(
     nbu: Nbu, proxy: FaultProxy, name: str
 ) -> None:
@@ -372,7 +391,9 @@ def test_a_store_that_goes_away_in_the_middle_loses_nothing(nbu: Nbu, proxy: Fau
 
 
 @pytest.mark.parametrize("operation", ["CompleteMultipartUpload"])
-@pytest.mark.parametrize("code", ["InternalError", "SlowDown"])
+@pytest.mark.parametrize(
+    "code", ["InternalError", pytest.param("SlowDown", marks=pytest.mark.deep)]
+)
 def test_an_error_within_a_200_is_an_error(
     moto_bucket: MakeBucket, tmp_path: Path, proxy: FaultProxy, operation: str, code: str
 ) -> None:
@@ -425,7 +446,14 @@ def test_an_endpoint_where_nobody_listens_ends_within_the_deadline(nbu: Nbu) -> 
     assert "127.0.0.1:9" in ended.err
 
 
-@pytest.mark.parametrize("code", ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "AccessDenied",
+        pytest.param("InvalidAccessKeyId", marks=pytest.mark.deep),
+        pytest.param("SignatureDoesNotMatch", marks=pytest.mark.deep),
+    ],
+)
 def test_credentials_that_are_refused_are_said_once_and_clearly(
     nbu: Nbu, proxy: FaultProxy, code: str
 ) -> None:

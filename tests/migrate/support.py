@@ -156,18 +156,24 @@ class Bucket:
         found: dict[str, Any] = json.loads(self.get(key))
         return found
 
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        """The manifests of all complete images."""
+        keys = (key for key in self.keys("images/") if key.endswith("/manifest.json"))
+        found = (json.loads(self.get(key)) for key in keys)
+        return {manifest["name"]: manifest for manifest in found}
+
     def names(self) -> list[str]:
         """Names of all complete images."""
-        return [
-            json.loads(self.get(key))["name"]
-            for key in self.keys("images/")
-            if key.endswith("/manifest.json")
-        ]
+        return list(self.manifests())
 
     def image(self, name: str) -> bytes:
         """An image's bytes: its fragments, joined; each is compared with its own digest."""
+        return self.read(self.manifest(name))
+
+    def read(self, manifest: dict[str, Any]) -> bytes:
+        """The bytes that a manifest tells of."""
         out = bytearray()
-        for part in self.manifest(name)["fragments"]:
+        for part in manifest["fragments"]:
             data = self.get(part["key"], part["version_id"])
             assert hashlib.sha256(data).hexdigest() == part["sha256"], part["key"]
             assert len(data) == part["size"]
@@ -177,10 +183,9 @@ class Bucket:
     def sha256s(self) -> dict[str, str]:
         """The digest of every image that has bytes of its own; the manifest must say the same."""
         found: dict[str, str] = {}
-        for name in self.names():
-            manifest = self.manifest(name)
+        for name, manifest in self.manifests().items():
             if not manifest["within"]:
-                digest = hashlib.sha256(self.image(name)).hexdigest()
+                digest = hashlib.sha256(self.read(manifest)).hexdigest()
                 assert manifest["sha256"] == digest
                 found[name] = digest
         return found
@@ -193,8 +198,7 @@ class Bucket:
     def orphans(self) -> list[str]:
         """Objects below images/ that no manifest names."""
         named = set()
-        for name in self.names():
-            manifest = self.manifest(name)
+        for manifest in self.manifests().values():
             folder = f"images/{manifest['key_name']}/{manifest['copy']}"
             named |= {part["key"] for part in manifest["fragments"]} | {f"{folder}/manifest.json"}
         return [key for key in self.keys("images/") if key not in named]
