@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Callable
 
-from catalog.errors import ImageExists, ObjectExists
+from catalog.errors import ImageExists, ObjectExists, ObjectLocked
 from catalog.model import Fact, Kind, LockMode
 from connector.pool import attempts, names, outbox
 from connector.pool.attempts import AttemptRow
@@ -14,6 +15,8 @@ from connector.pool.context import WRITER, PoolContext
 from connector.pool.manifest import CEILING, Manifest
 from connector.pool.resume import clean_away
 from connector.store.interface import PutOptions
+
+log = logging.getLogger(__name__)
 
 OnCommit = Callable[[sqlite3.Connection, Manifest], None]
 MANIFEST_OPTIONS = PutOptions(content_type="application/json")
@@ -71,14 +74,22 @@ def _put_manifest(context: PoolContext, manifest: Manifest) -> str | None:
 
 
 def _lock(context: PoolContext, manifest: Manifest, version: str | None) -> None:
-    """Object Lock and hold, on the fragments and then on the manifest."""
+    """Object Lock and hold, on the fragments and then on the manifest.
+
+    A lock that would have ended by now is not asked for. One that is there already and stronger,
+    from the bucket's default, stands; if it ends too early, verification says so.
+    """
     retention = manifest.retention
+    until = retention.lock_until if retention.lock_mode is not LockMode.NONE else None
     versions = [(part.key, part.version_id) for part in manifest.fragments]
     for key, version_id in [*versions, (manifest.key, version)]:
-        if retention.lock_mode is not LockMode.NONE and retention.lock_until is not None:
-            context.store.set_lock(
-                key, mode=retention.lock_mode, until=retention.lock_until, version_id=version_id
-            )
+        if until is not None and until > context.clock():
+            try:
+                context.store.set_lock(
+                    key, mode=retention.lock_mode, until=until, version_id=version_id
+                )
+            except ObjectLocked as exc:
+                log.info("%s keeps its own lock: %s", key, exc.message)
         if retention.hold:
             context.store.set_hold(key, on=True, version_id=version_id)
 

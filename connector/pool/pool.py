@@ -26,6 +26,9 @@ from catalog.errors import (
     NameInvalid,
     ObjectExists,
     ObjectNotFound,
+    StoreError,
+    StoreUnusable,
+    TransientStoreError,
     Unsupported,
 )
 from catalog.ledger import Ledger
@@ -232,18 +235,23 @@ class Pool:
         return commit(self._context, manifest, on_commit)
 
     def abort(self, writer: ImageWriter) -> None:
-        """Give an image up: no part, no object and no journal row of it is left."""
+        """Give an image up: no part, no object and no journal row of it is left.
+
+        An image whose manifest is up is complete, whatever failed after it, and stays: ``recover``
+        does the rest.
+        """
         writer.release()
-        attempt = self._context.attempts.find(writer.name, writer.copy)
-        if attempt is not None:
-            clean_away(self._context, attempt)
+        self.abandon(writer.name, writer.copy)
 
     def pending(self) -> list[tuple[str, int, AttemptState]]:
         """Images that an earlier process left, as (name, copy, state)."""
         return [(row.name, row.copy, row.state) for row in self._context.attempts.all()]
 
     def recover(self, on_commit: OnCommit | None = None) -> list[Manifest]:
-        """Finish every commit that a crash interrupted; images still being written are left."""
+        """Finish every commit that a crash interrupted; images still being written are left.
+
+        A commit that the store refuses to finish is left too, and does not keep the others back.
+        """
         finished: list[Manifest] = []
         for attempt in self._context.attempts.all():
             if attempt.state is AttemptState.COMMITTING:
@@ -251,13 +259,22 @@ class Pool:
                     finished.append(finish_commit(self._context, attempt, on_commit))
                 except ImageExists:
                     continue
+                except (TransientStoreError, StoreUnusable):
+                    raise
+                except StoreError as exc:
+                    log.warning("image %s: its commit cannot be finished: %s", attempt.name, exc)
         return finished
 
     def abandon(self, name: str, copy: int) -> None:
-        """Clean away an image that an earlier process left and nobody will finish."""
+        """Clean away an image that an earlier process left and nobody will finish; see abort."""
         attempt = self._context.attempts.find(name, copy)
-        if attempt is not None:
-            clean_away(self._context, attempt)
+        if attempt is None:
+            return
+        if attempt.state is AttemptState.COMMITTING:
+            there = self.find(name, copy)
+            if there is not None and there.token == attempt.token:
+                return
+        clean_away(self._context, attempt)
 
     def orphans(self) -> Iterator[Upload]:
         """Uploads below this pool that this journal does not know. Another host may own them."""

@@ -70,7 +70,8 @@ def _verify_head(
     if stored.size != fragment.size:
         problems.append(f"{fragment.key} has {stored.size} bytes, not {fragment.size}")
     until = manifest.retention.lock_until
-    if until is not None and (stored.lock_until or 0) // NANOSECONDS < until // NANOSECONDS:
+    ended = until is None or until <= context.clock()
+    if not ended and (stored.lock_until or 0) // NANOSECONDS < (until or 0) // NANOSECONDS:
         problems.append(f"{fragment.key} is locked for less than the manifest says")
     if manifest.retention.hold and not stored.hold:
         problems.append(f"{fragment.key} has lost its legal hold")
