@@ -183,7 +183,7 @@ def test_a_lost_work_folder_costs_a_second_look_and_no_second_copy(
     assert [key for key, count in bucket.kinds().items() if key[0] == "stored" and count > 1] == []
 
 
-@pytest.mark.parametrize("drives", [2, 3])
+@pytest.mark.parametrize("drives", [2, pytest.param(3, marks=pytest.mark.deep)])
 def test_several_drives_at_once_give_the_same_bucket(
     moto_bucket: MakeBucket, tmp_path: Path, drives: int
 ) -> None:
@@ -226,7 +226,7 @@ def locked_set() -> TapeSet:
     return tapes
 
 
-@pytest.mark.parametrize("mode", ["governance", "compliance"])
+@pytest.mark.parametrize("mode", ["compliance", pytest.param("governance", marks=pytest.mark.deep)])
 def test_images_are_locked_until_they_expire_and_held_ones_are_held(
     moto_bucket: MakeBucket, tmp_path: Path, mode: str
 ) -> None:

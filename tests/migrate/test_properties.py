@@ -43,7 +43,7 @@ SIZES = st.sampled_from([0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 100, 399,
 TAPES = ["TAPE01", "TAPE02", "TAPE03", "TAPE04"]
 
 fast = settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 deep = settings(fast, max_examples=600)
 
