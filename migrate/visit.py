@@ -19,7 +19,7 @@ from migrate.assembly import Assembly, ImageJob, stop_reading
 from migrate.errors import TapeError, WrongTape
 from migrate.formats.demux import supervise
 from migrate.formats.interface import Done, Extract, Gap, Piece, TapeFormat, Wanted
-from migrate.formats.registry import format_named, identify_tape
+from migrate.formats.registry import FORMATS, format_named, identify_tape
 from migrate.inventory.store import Inventory, PlacedFragment
 from migrate.model import Fragment, Media
 from migrate.session import Session, StoppedError
@@ -115,7 +115,7 @@ class TapeVisit:
         second = next(data, None)
         if second is None and first.fragment.tape_file_number is None:
             product = self.session.job(self.inventory, first.image_id).image.product
-            number = 1 if format_named(product).has_label else 0
+            number = 1 if product not in FORMATS or format_named(product).has_label else 0
             yield replace(first, fragment=replace(first.fragment, tape_file_number=number))
             return
         yield first
@@ -195,6 +195,11 @@ class TapeVisit:
         """The tape's format, after its label was found to be that of this cartridge."""
         first_item = next(iter(files.values()))[0]
         product = self.session.job(self.inventory, first_item.image_id).image.product
+        if product not in FORMATS:
+            raise TapeError(
+                f"no tape format is known for {product!r}",
+                hint=f"known are {', '.join(FORMATS)}; other tapes are left alone",
+            )
         tape_format = format_named(
             product,
             keeps_records=source.keeps_records,

@@ -174,6 +174,19 @@ def test_an_unreadable_cartridge_is_named(nbu: Nbu) -> None:
     nbu.assert_finishes()
 
 
+def test_a_tape_of_a_product_that_is_not_known_is_left_alone(nbu: Nbu, tmp_path: Path) -> None:
+    catalog = tmp_path / "other.json"
+    catalog.write_text(
+        '{"product": "other", "images":'
+        ' [{"image_id": "a", "copies": [{"fragments": [{"media_id": "NBU001"}]}]}]}'
+    )
+    ended = tapemigrate(*run_words(catalog, nbu.shelf, nbu.bucket.location, nbu.workdir, "--quiet"))
+    assert_clean_failure(ended, 4)
+    assert ended.json["images"]["failed"] == 1
+    assert "no tape format is known for 'other'" in str(tapemigrate_status(nbu.workdir))
+    assert nbu.bucket.keys("images/") == []
+
+
 def test_a_tape_without_a_label_is_not_read_unless_that_is_allowed(nbu: Nbu) -> None:
     data = bytearray((NBU / "NBU001.tap").read_bytes())
     data[4 : 4 + 1024] = bytes(1024)
