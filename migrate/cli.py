@@ -30,7 +30,7 @@ from migrate.formats.registry import load_demultiplexer
 from migrate.inventory.detect import read_catalogs
 from migrate.inventory.output import summary, summary_lines, write_json
 from migrate.inventory.store import Inventory
-from migrate.plan import make_plan, plan_json
+from migrate.plan import explain_class, make_plan, plan_json
 from migrate.run import run as run_migration
 from migrate.session import StoppedError
 
@@ -137,6 +137,10 @@ def plan(
     rate_mb: opt.Rate = None,
     part_mib: opt.PartMib = 16,
     fragment_mib: opt.FragmentMib = 8192,
+    explain: Annotated[
+        str | None,
+        typer.Option("--explain", metavar="IMAGE", help="Say why this image goes to its class."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show which tapes would be read, in which order, how long it takes and what it costs.
@@ -157,7 +161,10 @@ def plan(
         for line in read.lines():
             console.say(line)
         made = make_plan(found, settings, settings.as_of or time.time_ns())
-    if as_json:
+        why = explain_class(found, settings, made, explain) if explain else None
+    if why is not None:
+        console.print_json({"image": explain, "class": why}) if as_json else print(why)
+    elif as_json:
         console.print_json(plan_json(made))
     else:
         report.print_plan(made)

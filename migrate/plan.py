@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from catalog.console import size_text
+from catalog.errors import ImageNotFound
 from catalog.model import iso
 from connector.pool.classes import remaining_days
 from migrate import lto
@@ -136,6 +137,25 @@ def make_plan(
     )
     plan.warnings += _warnings(plan, known)
     return plan
+
+
+def explain_class(inventory: Inventory, settings: Migration, plan: Plan, image_id: str) -> str:
+    """Why an image goes to its class: its cost there and elsewhere, and what was left out.
+
+    Raises:
+        ImageNotFound: the catalogue has no such image, or it is not to be migrated.
+    """
+    image, number = inventory.image(image_id), inventory.selected_copy(image_id)
+    if image is None or number is None:
+        raise ImageNotFound(
+            f"image {image_id!r} is not in the plan", hint="see tapemigrate inventory --json"
+        )
+    copy = next(copy for copy in image.copies if copy.copy_number == number)
+    days = remaining_days(
+        now=plan.as_of, expires_at=image.expires_at, infinite=image.expires_infinite
+    )
+    costs = CostTable(settings.prices, settings.policy, settings.config)
+    return costs.add(_size(image, copy), days).explain(settings.prices.currency)
 
 
 def _size(image: Image, copy: Copy) -> int | None:

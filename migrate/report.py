@@ -11,6 +11,7 @@ from typing import Any
 
 from catalog import console
 from catalog.console import ExitCode
+from catalog.errors import StoreError
 from catalog.model import Kind
 from connector.pool import Manifest, Pool
 from connector.pool.commit import image_fact
@@ -173,12 +174,17 @@ def print_status(status: dict[str, Any]) -> None:
 
 @dataclass(slots=True)
 class VerifiedImages:
-    """What a check found. problems and unknown by image."""
+    """What a check found. problems and unknown by image.
+
+    uploads: unfinished ones in the whole pool, which cost money; None when nobody looked or may
+    look.
+    """
 
     depth: Depth
     checked: int = 0
     problems: dict[str, list[str]] = field(default_factory=dict)
     unknown: dict[str, list[str]] = field(default_factory=dict)
+    uploads: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As data."""
@@ -188,6 +194,7 @@ class VerifiedImages:
             "ok": self.checked - len(self.problems.keys() | self.unknown.keys()),
             "problems": self.problems,
             "unknown": self.unknown,
+            "unfinished_uploads": self.uploads,
         }
 
 
@@ -216,6 +223,9 @@ def verify_images(
             pool.flush_due()
         tick()
     pool.record(facts)
+    if not names:
+        with contextlib.suppress(StoreError):  # a reader may not have the right to list them
+            found.uploads = sum(1 for _ in pool.orphans())
     return found
 
 
@@ -238,3 +248,8 @@ def print_verified(found: VerifiedImages) -> None:
     for what, images in (("wrong", found.problems), ("not known", found.unknown)):
         for image, reasons in images.items():
             print(console.printable(f"{what}: {image}: {'; '.join(reasons)}"))
+    if found.uploads:
+        print(
+            f"{found.uploads} unfinished uploads lie in the pool; if no run is at work they can go:"
+            " aws s3api list-multipart-uploads"
+        )

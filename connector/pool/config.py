@@ -48,8 +48,3 @@ class PoolConfig:
             )
         if self.parts_in_flight < 1 or self.images_open < 1:
             raise ConfigError("parts_in_flight and images_open are at least 1")
-
-    @property
-    def memory(self) -> int:
-        """Bytes of part buffers that the write path takes at the most."""
-        return self.images_open * (self.parts_in_flight + 1) * self.part_size

@@ -23,7 +23,7 @@ from catalog.model import (
     iso,
 )
 from connector.pool import names
-from connector.pool.digest import crc64_text
+from connector.pool.digest import crc64_text, crc64_value
 
 FORMAT = "tapelift-image/1"
 CEILING = 64 * 1024 * 1024
@@ -287,7 +287,7 @@ def fragment_from_json(fields: Mapping[str, Any]) -> FragmentObject:
         offset=int(fields["offset"]),
         size=int(fields["size"]),
         sha256=str(fields["sha256"]),
-        crc64nvme=int.from_bytes(base64.b64decode(fields["crc64nvme"], validate=True), "big"),
+        crc64nvme=crc64_value(fields["crc64nvme"]),
         store_checksum=str(fields["store_checksum"]),
         etag=str(fields["etag"]),
         storage_class=StorageClass(fields["storage_class"]),

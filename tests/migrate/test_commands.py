@@ -151,6 +151,15 @@ def test_two_drives_share_the_tapes_and_the_hours() -> None:
     assert two["bytes"] == one["bytes"]
 
 
+def test_a_plan_explains_why_an_image_goes_to_its_class() -> None:
+    words = ("plan", "--catalog", str(CATALOGS / "nbu.csv"), "--as-of", "2024-06-01")
+    ended = tapemigrate(*words, "--class", "auto", "--explain", "bigdb.example.com_1610758800")
+    assert ended.code == 0
+    assert ended.out.startswith("DEEP_ARCHIVE for 3650 days (USD: DEEP_ARCHIVE ")
+    assert "left out: ONEZONE_IA: kept in one zone only" in ended.out
+    assert tapemigrate(*words, "--explain", "nothing").code == 2
+
+
 def test_a_dry_run_is_a_plan_and_touches_nothing(moto_endpoint: str, tmp_path: Path) -> None:
     bucket = Bucket(new_bucket(moto_endpoint))
     words = run_words(NBU / "nbu.csv", NBU, bucket.location, tmp_path / "work")
@@ -212,6 +221,7 @@ def test_a_pool_as_it_was_written_is_as_it_should_be(warm: Bucket, depth: str) -
     assert ended.code == 0, ended
     assert ended.json == {
         "depth": depth, "checked": 8, "ok": 8, "problems": {}, "unknown": {},
+        "unfinished_uploads": 0,
     }  # fmt: skip
 
 
