@@ -166,6 +166,98 @@ class OverBudget(ImageError):
     code = "over_budget"
 
 
+class ImageLocked(ImageError):
+    """Object Lock keeps the image until a time; nothing of it can be deleted before."""
+
+    code = "locked"
+
+
+class ImageHeld(ImageError):
+    """A legal hold keeps the image until somebody releases it."""
+
+    code = "held"
+
+
+class ImageBusy(ImageError):
+    """The image is open: somebody reads, writes, recalls or copies it just now."""
+
+    code = "in_use"
+    retryable = True
+
+
+class WouldShorten(ImageError):
+    """Retention is only ever extended."""
+
+    code = "would_shorten"
+
+
+class OffsetMismatch(ImageError):
+    """Bytes for another place than the next one; ``offset`` is where the next byte belongs."""
+
+    code = "offset"
+
+    def __init__(self, message: str, *, offset: int, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.offset = offset
+
+
+# --- pools as a daemon serves them ----------------------------------------------------------
+
+
+class NoPool(PoolError):
+    """No pool of this name is served here."""
+
+    code = "no_pool"
+
+
+class PoolDown(PoolError):
+    """The pool's store cannot be reached or used now; jobs should stop, images are kept."""
+
+    code = "pool_down"
+    retryable = True
+
+
+class QuotaExceeded(PoolError):
+    """The pool has reached its hard quota; no image can be begun."""
+
+    code = "quota"
+
+
+class NoSpace(PoolError):
+    """The spool or the pool is full; ``offset`` is what is durable of the image."""
+
+    code = "no_space"
+
+    def __init__(self, message: str, *, offset: int | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.offset = offset
+
+
+class TooBusy(PoolError):
+    """A limit on handles, connections or requests was reached; try again later."""
+
+    code = "busy"
+    retryable = True
+
+
+class NoHandle(PoolError):
+    """There is no such handle in this session, or it is of the other kind."""
+
+    code = "handle"
+
+
+class CursorExpired(PoolError):
+    """What a cursor pointed at is forgotten; begin anew."""
+
+    code = "cursor_expired"
+
+
+class AuthFailed(PoolError):
+    """This user, group or token is not let in."""
+
+    code = "auth"
+
+
 # --- protocols and formats ------------------------------------------------------------------
 
 
