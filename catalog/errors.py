@@ -201,6 +201,30 @@ class OffsetMismatch(ImageError):
         self.offset = offset
 
 
+class SizeMismatch(ImageError):
+    """The sender says another size than was received; nothing was committed."""
+
+    code = "size"
+
+
+class DigestMismatch(ImageError):
+    """The sender's SHA-256 is not that of what was received; nothing was committed."""
+
+    code = "digest"
+
+
+class ImageComplete(ImageError):
+    """The image is complete, so there is nothing to resume."""
+
+    code = "complete"
+
+
+class SamePlace(ImageError):
+    """A copy would be its own source."""
+
+    code = "same"
+
+
 # --- pools as a daemon serves them ----------------------------------------------------------
 
 
