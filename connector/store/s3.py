@@ -47,6 +47,7 @@ from connector.store.s3_bucket import S3Bucket, once
 from connector.store.s3_checksum import seal
 from connector.store.s3_encryption import Encryption
 from connector.store.s3_lock import Locks
+from connector.store.s3_traffic import Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,11 @@ class S3Store:
     def uri(self) -> str:
         """``s3://BUCKET/PREFIX``."""
         return self._bucket.location.uri
+
+    @property
+    def traffic(self) -> Traffic:
+        """What was asked of S3 so far, and how it ended."""
+        return self._bucket.counter.traffic
 
     def close(self) -> None:
         """Close the connections. The store is of no use afterwards."""

@@ -19,6 +19,7 @@ from catalog.retry import Retrying
 from catalog.s3 import VENDOR_ERRORS, S3Limits, S3Location, make_client, translate
 from connector.store.body import send_views
 from connector.store.s3_encryption import Encryption, EncryptionKind
+from connector.store.s3_traffic import TrafficCounter
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class S3Bucket:
     limits: S3Limits
     encryption: Encryption
     retrying: Retrying
+    counter: TrafficCounter
 
     @classmethod
     def open(
@@ -64,6 +66,7 @@ class S3Bucket:
             limits=limits,
             encryption=encryption,
             retrying=retrying or Retrying(deadline_s=limits.deadline_s),
+            counter=TrafficCounter(client),
         )
 
     def names(self, key: str, version_id: str | None = None) -> dict[str, Any]:
