@@ -160,11 +160,14 @@ class Attempts:
                 (ObjectState.UPLOADING, upload_id, token, number),
             )
 
-    def part_confirmed(self, token: str, number: int, part: PartRow) -> None:
-        """Receipt of a part. Not forced to disk: after a power cut S3's listing has it."""
+    def part_confirmed(
+        self, token: str, number: int, part: PartRow, *, durable: bool = False
+    ) -> None:
+        """Receipt of a part. Not forced to disk unless durable, which forces earlier ones too:
+        a power cut costs the parts whose receipts it takes."""
         crc = part.crc64nvme.to_bytes(8, "big")
         states = (part.image_state, part.object_state)
-        with self._journal.transaction() as db:
+        with self._journal.transaction(durable=durable) as db:
             db.execute(
                 "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (token, number, part.number, part.size, part.etag, crc, *states),

@@ -12,6 +12,7 @@ from mmap import mmap
 from catalog.errors import PoolError
 from connector.pool.attempts import Attempts
 from connector.pool.buffers import part_buffer
+from connector.pool.coding import Coding
 from connector.pool.config import PoolConfig
 from connector.pool.journal import Journal
 from connector.store.interface import Capabilities, ObjectStore
@@ -66,6 +67,7 @@ class PoolContext:
     actor: str
     run_id: str | None
     encryption: str
+    coding: Coding = field(default_factory=Coding)
 
     @property
     def capabilities(self) -> Capabilities:

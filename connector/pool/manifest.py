@@ -125,6 +125,11 @@ class Manifest:
         return names.manifest_key(self.name, self.copy)
 
     @property
+    def stored_size(self) -> int:
+        """Bytes of the fragments in the store: what is billed; 0 for an image in tape files."""
+        return sum(part.size for part in self.fragments)
+
+    @property
     def storage_class(self) -> StorageClass | None:
         """The class of the image's objects; None when it has none of its own (``within``)."""
         return self.fragments[0].storage_class if self.fragments else None

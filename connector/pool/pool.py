@@ -35,6 +35,7 @@ from catalog.ledger import Ledger
 from catalog.model import Fact, LockMode, StorageClass, iso
 from connector.pool import names, outbox, recall, verify
 from connector.pool.attempts import Attempts, AttemptState, WriteRequest
+from connector.pool.coding import Coding
 from connector.pool.commit import MANIFEST_OPTIONS, OnCommit, commit, finish_commit
 from connector.pool.config import PoolConfig
 from connector.pool.context import WRITER, Arena, PoolContext
@@ -74,9 +75,13 @@ class Pool:
         run_id: str | None = None,
         actor: str | None = None,
         encryption: str = "none",
+        coding: Coding | None = None,
         create: bool = True,
     ) -> None:
         """Open the pool; with create also in a prefix that has none yet, and to be written to.
+
+        encryption names what the store itself does; coding is what we do to new images before
+        they leave this host, and holds the key that encrypted ones are read with.
 
         Raises:
             StoreUnusable: the bucket is missing or may not be used.
@@ -98,6 +103,7 @@ class Pool:
             actor=actor or _actor(),
             run_id=run_id,
             encryption=encryption,
+            coding=coding or Coding(),
         )
         self._outbox = Outbox(
             journal,

@@ -262,3 +262,46 @@ def test_an_upload_whose_start_was_not_heard_is_replaced_by_another(tmp_path: Pa
         assert read_image(pool, "a") == data
     assert lost
     assert list(store.uploads("")) == []
+
+
+@pytest.mark.parametrize("size", [0, 30, 64, 200, 256, 300, 700])
+def test_what_is_durable_is_there_after_a_crash(tmp_path: Path, size: int) -> None:
+    store, data = tiny_store(), some_bytes(900)
+    with open_pool(store, tmp_path) as pool:
+        writer = pool.write_image("a", 1)
+        writer.write(data[:size])
+        durable = writer.durable()
+        assert durable == size // 64 * 64
+        assert durable == writer.durable()
+        writer.release()
+    with open_pool(store, tmp_path) as pool:
+        writer = pool.write_image("a", 1)
+        assert writer.offset == durable
+        writer.cut()
+        assert writer.durable() == durable
+        writer.write(data[durable:])
+        writer.close(origin=NOTHING, retention=FOREVER)
+        assert read_image(pool, "a") == data
+
+
+def test_a_part_that_failed_is_told_by_durable(tmp_path: Path) -> None:
+    store = DyingStore()
+    with open_pool(store, tmp_path) as pool:
+        writer = pool.write_image("a", 1)
+        store.left = 2  # the start of the upload is heard, its first part is not
+        writer.write(some_bytes(64))
+        for _ in range(2):
+            with pytest.raises(TransientStoreError):
+                writer.durable()
+        writer.release()
+
+
+def test_nothing_is_durable_where_the_digest_cannot_be_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digest, "_libcrypto", lambda: None)
+    with open_pool(tiny_store(), tmp_path) as pool:
+        writer = pool.write_image("a", 1)
+        writer.write(some_bytes(600))
+        assert writer.durable() == 0
+        pool.abort(writer)
