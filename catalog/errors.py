@@ -124,6 +124,12 @@ class JournalError(PoolError):
     code = "journal"
 
 
+class JournalFull(JournalError):
+    """The disk under the journal is full; what it holds stays as it was."""
+
+    code = "no_space"
+
+
 class ImageError(PoolError):
     """An operation on one image was refused; other images are not affected."""
 

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from catalog.errors import JournalError
+from catalog.errors import JournalError, JournalFull
 
 SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -104,11 +104,20 @@ class Journal:
                 try:
                     yield self._db
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    if self._db.in_transaction:  # a full disk has rolled back by itself
+                        self._db.execute("ROLLBACK")
                     raise
-                self._db.execute("COMMIT")
+                self._commit()
             except sqlite3.Error as exc:
                 raise _journal_error(self.path, exc) from exc
+
+    def _commit(self) -> None:
+        try:
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            if self._db.in_transaction:  # else no later transaction could begin
+                self._db.execute("ROLLBACK")
+            raise
 
     def setting(self, key: str) -> str | None:
         """A remembered value, or None."""
@@ -165,7 +174,7 @@ def _take_lock(path: Path) -> int:
 def _journal_error(path: Path, exc: sqlite3.Error) -> JournalError:
     text = str(exc)
     if "full" in text:
-        return JournalError(f"the disk under {path} is full", hint="make room, then start again")
+        return JournalFull(f"the disk under {path} is full", hint="make room, then try again")
     return JournalError(
         f"{path}: {text}",
         hint="check the disk; a work folder that is damaged can be set aside and begun anew",
