@@ -57,25 +57,37 @@ class Service:
         return self.state
 
 
-@pytest.fixture
-def service() -> Service:
-    return Service(
-        Status(
-            state="up",
-            version="0.1.0",
-            started_at=1_700_000_000 * NANOSECONDS,
-            connections=3,
-            max_connections=2000,
-            max_handles=64,
-            pools=(MAIN, DOWN),
-        )
-    )
+STATUS = Status(
+    state="up",
+    version="0.1.0",
+    started_at=1_700_000_000 * NANOSECONDS,
+    connections=3,
+    max_connections=2000,
+    max_handles=64,
+    pools=(MAIN, DOWN),
+)
+
+
+@pytest.fixture(scope="module")
+def only_service() -> Service:
+    return Service(STATUS)
 
 
 @pytest.fixture
-def served(service: Service) -> Iterator[MetricsServer]:
-    with serve_metrics(0, service) as server:
+def service(only_service: Service) -> Service:
+    only_service.state, only_service.failing = STATUS, False
+    return only_service
+
+
+@pytest.fixture(scope="module")
+def only_server(only_service: Service) -> Iterator[MetricsServer]:
+    with serve_metrics(0, only_service) as server:
         yield server
+
+
+@pytest.fixture
+def served(only_server: MetricsServer, service: Service) -> MetricsServer:
+    return only_server
 
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]
