@@ -128,6 +128,11 @@ def _operation(method: str, query: dict[str, list[str]], on_bucket: bool) -> str
         return {"POST": "CreateMultipartUpload", "GET": "ListMultipartUploads"}[method]
     if "restore" in query:
         return "RestoreObject"
+    for lock, operation in {"retention": "Retention", "legal-hold": "LegalHold"}.items():
+        if lock in query:
+            return f"{method.title()}Object{operation}"
+    if on_bucket and "lifecycle" in query:
+        return f"{method.title()}BucketLifecycleConfiguration"
     if on_bucket:
         return "ListObjectsV2" if "list-type" in query else f"Bucket{method.title()}"
     plain = {"PUT": "PutObject", "GET": "GetObject", "HEAD": "HeadObject"}
