@@ -94,6 +94,9 @@ CREATE TRIGGER IF NOT EXISTS stored_images_changed AFTER UPDATE ON stored_images
     BEGIN {_TAKE} {_ADD} END;
 """
 
+SCHEMA = _SCHEMA + _TRIGGERS
+"""For ``Journal(path, schema=SCHEMA)``: the tables of this room that share the journal's file."""
+
 _COLUMNS = (
     "name, copy, token, state, size, stored_size, created_at, sha256, storage_class, expires_at,"
     " infinite, lock_mode, lock_until, hold"
@@ -173,7 +176,7 @@ def entry_of(manifest: Manifest, kept: Kept, *, damaged: bool = False) -> Entry:
 class Index:
     """Complete copies of one pool, in its journal, which must be opened with ``SCHEMA``."""
 
-    SCHEMA: str = _SCHEMA + _TRIGGERS
+    SCHEMA: str = SCHEMA
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
