@@ -166,6 +166,12 @@ class ImageDamaged(ImageError):
     code = "damaged"
 
 
+class ImageErased(ImageError):
+    """The image's key was destroyed on purpose: its bytes cannot be read by anybody any more."""
+
+    code = "erased"
+
+
 class OverBudget(ImageError):
     """A recall would cost more than the caller allows; nothing was requested."""
 
@@ -286,6 +292,12 @@ class AuthFailed(PoolError):
     """This user, group or token is not let in."""
 
     code = "auth"
+
+
+class DescriptorError(PoolError):
+    """A descriptor that a client passed cannot be used, read or written."""
+
+    code = "descriptor"
 
 
 # --- protocols and formats ------------------------------------------------------------------
