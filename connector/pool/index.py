@@ -26,9 +26,6 @@ from connector.pool.sidecar import Kept, kept_by
 COMPLETE, DAMAGED, DELETING = "complete", "damaged", "deleting"
 LISTED = (COMPLETE, DAMAGED)
 
-FOREVER = 2**63 - 1
-"""``lock_until`` of a row that is never to be deleted; what SQLite holds at most."""
-
 SCAN_ROWS = 20_000
 """Rows that one transaction of a filtered listing looks at; writers get their turn in between."""
 
@@ -46,11 +43,11 @@ CREATE TABLE IF NOT EXISTS stored_images (
     generation INTEGER NOT NULL, name BLOB NOT NULL, copy INTEGER NOT NULL, token TEXT NOT NULL,
     state TEXT NOT NULL, size INTEGER, stored_size INTEGER NOT NULL, created_at INTEGER NOT NULL,
     sha256 BLOB, storage_class TEXT, expires_at INTEGER, infinite INTEGER NOT NULL,
-    lock_mode TEXT NOT NULL, lock_until INTEGER, hold INTEGER NOT NULL,
+    lock_mode TEXT NOT NULL, lock_until INTEGER, hold INTEGER NOT NULL, endless INTEGER NOT NULL,
     PRIMARY KEY (generation, name, copy)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS stored_images_locked ON stored_images
-    (generation, lock_until, stored_size) WHERE lock_until IS NOT NULL AND hold = 0;
+    (generation, lock_until, stored_size) WHERE lock_until IS NOT NULL AND endless = 0;
 CREATE TABLE IF NOT EXISTS stored_within (
     generation INTEGER NOT NULL, tape_name BLOB NOT NULL, tape_copy INTEGER NOT NULL,
     name BLOB NOT NULL, copy INTEGER NOT NULL,
@@ -76,13 +73,14 @@ CREATE TABLE IF NOT EXISTS copies (
 ) WITHOUT ROWID;
 """
 
+# endless: kept by a hold, or for ever, so that no time frees it.
 # An image within tape files has no bytes of its own: they are counted with the tape file.
 _COUNTED = """
     images = images {op} ({row}.state <> 'deleting'),
     logical = logical {op} CASE WHEN {row}.state <> 'deleting' AND {row}.storage_class IS NOT NULL
         THEN ifnull({row}.size, 0) ELSE 0 END,
     physical = physical {op} {row}.stored_size,
-    locked = locked {op} CASE WHEN {row}.hold OR ifnull({row}.lock_until, 0) > locked_at
+    locked = locked {op} CASE WHEN {row}.endless OR ifnull({row}.lock_until, 0) > locked_at
         THEN {row}.stored_size ELSE 0 END
     WHERE generation = {row}.generation;"""
 _ADD = "UPDATE index_generations SET" + _COUNTED.format(op="+", row="NEW")
@@ -101,11 +99,13 @@ _COLUMNS = (
     "name, copy, token, state, size, stored_size, created_at, sha256, storage_class, expires_at,"
     " infinite, lock_mode, lock_until, hold"
 )
-_MARKS = ", ".join("?" * 14)
+_MARKS = ", ".join("?" * 15)
 _INSERT = (
-    f"INSERT INTO stored_images (generation, {_COLUMNS}) VALUES (?, {_MARKS})"
+    f"INSERT INTO stored_images (generation, {_COLUMNS}, endless) VALUES (?, {_MARKS})"
     " ON CONFLICT (generation, name, copy) DO UPDATE SET "
-    + ", ".join(f"{column} = excluded.{column}" for column in _COLUMNS.split(", ")[2:])
+    + ", ".join(
+        f"{column} = excluded.{column}" for column in (*_COLUMNS.split(", ")[2:], "endless")
+    )
 )
 _LIVE = "generation = (SELECT generation FROM index_generations WHERE live)"
 
@@ -326,7 +326,7 @@ class Index:
                 low, high = sorted((now, then))
                 moved = db.execute(
                     "SELECT ifnull(sum(stored_size), 0) FROM stored_images WHERE generation = ?"
-                    " AND lock_until > ? AND lock_until <= ? AND hold = 0",
+                    " AND lock_until > ? AND lock_until <= ? AND endless = 0",
                     (generation, low, high),
                 ).fetchone()[0]
                 locked += moved if now < then else -moved
@@ -364,7 +364,8 @@ class Index:
             )
             db.execute("INSERT OR IGNORE INTO index_touched SELECT name, copy FROM deletions")
             db.execute(
-                f"INSERT INTO stored_images (generation, {_COLUMNS}) SELECT ?, {_COLUMNS}"
+                f"INSERT INTO stored_images (generation, {_COLUMNS}, endless)"
+                f" SELECT ?, {_COLUMNS}, endless"
                 " FROM stored_images WHERE generation = ? AND state = ?"
                 " AND (name, copy) IN (SELECT name, copy FROM deletions)",
                 (new, live, DELETING),
@@ -466,7 +467,7 @@ def _insert(
             generation, raw, entry.copy, entry.token, entry.state, entry.size, entry.stored_size,
             entry.created_at, None if entry.sha256 is None else bytes.fromhex(entry.sha256),
             entry.storage_class, entry.expires_at, entry.infinite, entry.lock_mode,
-            FOREVER if lock_infinite else entry.lock_until, entry.hold,
+            entry.lock_until, entry.hold, entry.hold or lock_infinite,
         ),
     )  # fmt: skip
     if within:
@@ -477,7 +478,7 @@ def _insert(
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
-    sha256, stored_in, until = row[7], row[8], row[12]
+    sha256, stored_in = row[7], row[8]
     return Entry(
         name=name_text(row[0]),
         copy=row[1],
@@ -491,7 +492,7 @@ def _entry(row: tuple[Any, ...]) -> Entry:
         expires_at=row[9],
         infinite=bool(row[10]),
         lock_mode=LockMode(row[11]),
-        lock_until=None if until == FOREVER else until,
+        lock_until=row[12],
         hold=bool(row[13]),
     )
 

@@ -16,6 +16,10 @@ from catalog.model import LockMode, StorageClass
 PROBE_PREFIX = ".probe-"
 """Keys that a store tries things with; what a dead process left under it can be removed."""
 
+NULL_VERSION = "null"
+"""The id by which a version is deleted that has none, in a bucket without versions. Source: S3
+user guide, "Working with objects in a versioning-suspended bucket"."""
+
 
 class PartChecksum(StrEnum):
     """How a store confirms that it received a part as it was sent."""
@@ -80,6 +84,21 @@ class StoredObject:
     lock_mode: LockMode = LockMode.NONE
     lock_until: int | None = None
     hold: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredVersion:
+    """One version of a key, hidden ones too. marker: a delete marker, which has no bytes.
+
+    version_id is what ``delete`` takes to remove exactly this one and leave no marker: NULL_VERSION
+    where there are no ids. current: it is what the key shows; a current marker hides the key.
+    """
+
+    key: str
+    version_id: str
+    current: bool
+    marker: bool
+    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +219,20 @@ class ObjectStore(Protocol):
 
     def scan(self, prefix: str) -> Iterator[StoredObject]:
         """Current objects below a key prefix, in key order; size, etag and class only."""
+        ...
+
+    def versions(self, key: str) -> Iterator[str]:
+        """Ids of everything kept under a key, delete markers too, to be given to ``delete``.
+
+        Older versions show here that ``stat`` and ``scan`` do not. Empty: nothing is kept.
+        """
+        ...
+
+    def scan_versions(self, prefix: str) -> Iterator[StoredVersion]:
+        """Every version and delete marker below a key prefix, those that are hidden included.
+
+        Without versioning: the objects. What is written meanwhile may or may not appear.
+        """
         ...
 
     def folders(self, prefix: str) -> Iterator[str]:

@@ -27,6 +27,7 @@ from catalog.errors import (
 from catalog.model import NANOSECONDS, LockMode, StorageClass, iso
 from connector.store.body import bytes_view, crc64nvme
 from connector.store.interface import (
+    NULL_VERSION,
     Capabilities,
     Part,
     PartChecksum,
@@ -34,6 +35,7 @@ from connector.store.interface import (
     RecallState,
     RecallTier,
     StoredObject,
+    StoredVersion,
     Upload,
 )
 from connector.store.retention import Retention
@@ -244,6 +246,29 @@ class MemoryStore:
             found = list(self._below(prefix))
         yield from found
 
+    def versions(self, key: str) -> Iterator[str]:
+        """Every version and delete marker of one key, the newest first."""
+        with self._lock:
+            found = [one.version_id or NULL_VERSION for one in self._versions.get(key, ())]
+        yield from reversed(found)
+
+    def scan_versions(self, prefix: str) -> Iterator[StoredVersion]:
+        """Every version of keys that begin with prefix, as at the moment of the call's start."""
+        with self._lock:
+            found = [
+                StoredVersion(
+                    key=key,
+                    version_id=one.version_id or NULL_VERSION,
+                    current=one is self._versions[key][-1],
+                    marker=one.data is None,
+                    size=len(one.data or b""),
+                )
+                for key in self._keys[bisect_left(self._keys, prefix) :]
+                if key.startswith(prefix)
+                for one in reversed(self._versions[key])
+            ]
+        yield from found
+
     def folders(self, prefix: str) -> Iterator[str]:
         """Names directly below ``prefix/`` that have something below them."""
         below = f"{prefix}/" if prefix else ""
@@ -327,7 +352,8 @@ class MemoryStore:
         found = self._current(key)
         if version_id is not None:
             versions = self._versions.get(key, ())
-            found = next((one for one in versions if one.version_id == version_id), None)
+            asked = None if version_id == NULL_VERSION else version_id
+            found = next((one for one in versions if one.version_id == asked), None)
         if found is None or (found.data is None and not markers):
             raise ObjectNotFound(f"{key}: no such object" + (" version" if version_id else ""))
         return found

@@ -41,6 +41,7 @@ from connector.store.interface import (
     RecallState,
     RecallTier,
     StoredObject,
+    StoredVersion,
     Upload,
 )
 from connector.store.s3_bucket import S3Bucket, once
@@ -309,6 +310,32 @@ class S3Store:
         for page in self._list({"Prefix": self._bucket.location.key(prefix)}, prefix):
             for entry in page.get("Contents", ()):
                 yield s3_facts.from_listing(self._bucket.relative(entry["Key"]), entry)
+
+    def versions(self, key: str) -> Iterator[str]:
+        """ListObjectVersions, delete markers included; S3 names keys by prefix only."""
+        whole = self._bucket.location.key(key)
+        for page in self._bucket.pages(
+            f"listing the versions of {key}",
+            self._bucket.client.list_object_versions,
+            {"Bucket": self._bucket.location.bucket, "Prefix": whole},
+            {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"},
+        ):
+            kept = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
+            yield from (str(entry["VersionId"]) for entry in kept if entry["Key"] == whole)
+
+    def scan_versions(self, prefix: str) -> Iterator[StoredVersion]:
+        """ListObjectVersions. prefix is a string that keys begin with."""
+        pages = self._bucket.pages(
+            f"listing the versions below {prefix or 'the pool'}",
+            self._bucket.client.list_object_versions,
+            {"Bucket": self._bucket.location.bucket, "Prefix": self._bucket.location.key(prefix)},
+            {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"},
+        )
+        for page in pages:
+            for kind in ("Versions", "DeleteMarkers"):
+                for entry in page.get(kind, ()):
+                    key = self._bucket.relative(entry["Key"])
+                    yield s3_facts.from_version(key, entry, marker=kind == "DeleteMarkers")
 
     def folders(self, prefix: str) -> Iterator[str]:
         """ListObjectsV2 with a delimiter; objects directly below the prefix are no folders."""

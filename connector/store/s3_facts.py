@@ -11,7 +11,14 @@ from typing import Any
 
 from catalog.model import NANOSECONDS, LockMode, StorageClass
 from connector.store.body import crc_from_text
-from connector.store.interface import Part, RecallState, StoredObject, Upload
+from connector.store.interface import (
+    NULL_VERSION,
+    Part,
+    RecallState,
+    StoredObject,
+    StoredVersion,
+    Upload,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +129,21 @@ def from_listing(key: str, entry: Mapping[str, Any]) -> StoredObject:
         storage_class=stored_in,
         modified_at=to_ns(entry.get("LastModified")),
         recall=RecallState.ARCHIVED if stored_in.archived else RecallState.READABLE,
+    )
+
+
+def from_version(key: str, entry: Mapping[str, Any], *, marker: bool) -> StoredVersion:
+    """A version from one entry of ListObjectVersions.
+
+    The id stays as it is, ``null`` too: that is how a bucket without versioning, or one where it
+    was suspended, is told to remove the object and leave no delete marker.
+    """
+    return StoredVersion(
+        key=key,
+        version_id=str(entry.get("VersionId") or NULL_VERSION),
+        current=bool(entry.get("IsLatest")),
+        marker=marker,
+        size=int(entry.get("Size") or 0),
     )
 
 

@@ -121,6 +121,33 @@ class StoreConformance:
             locking_store.put(f"{at}/a", b"second", only_if_absent=True)
             assert locking_store.read(f"{at}/a", ceiling=6) == b"second"
 
+    def test_every_version_of_a_key_is_named_and_can_be_removed(
+        self, locking_store: ObjectStore, at: str
+    ) -> None:
+        locking_store.put(f"{at}/ab", b"a neighbour")
+        assert list(locking_store.versions(f"{at}/a")) == []
+        for body in (b"first", b"second"):
+            locking_store.put(f"{at}/a", body)
+        locking_store.delete(f"{at}/a")
+        kept = list(locking_store.versions(f"{at}/a"))
+        assert len(kept) == len(set(kept)) == 3
+        for version in kept:
+            locking_store.delete(f"{at}/a", version_id=version)
+        assert list(locking_store.versions(f"{at}/a")) == []
+        assert len(list(locking_store.versions(f"{at}/ab"))) == 1
+
+    def test_without_versions_there_is_one_that_can_be_removed_by_its_id(
+        self, store: ObjectStore, at: str
+    ) -> None:
+        if store.probe().versioning:
+            return
+        store.put(f"{at}/a", b"first")
+        store.put(f"{at}/a", b"second")
+        (only,) = store.versions(f"{at}/a")
+        store.delete(f"{at}/a", version_id=only)
+        with pytest.raises(ObjectNotFound):
+            store.stat(f"{at}/a")
+
     def test_of_many_writers_one_creates(self, store: ObjectStore, at: str) -> None:
         if not store.probe().create_only:
             pytest.skip("this store does not hold writers apart; put says Unsupported")
@@ -418,6 +445,42 @@ class StoreConformance:
         assert store.read(f"{at}/a", ceiling=6) == b"first"
         with pytest.raises(ObjectNotFound):
             store.stat(f"{at}/a", version_id=second)
+
+    def test_every_version_and_marker_is_listed(self, locking_store: ObjectStore, at: str) -> None:
+        store = locking_store
+        first = store.put(f"{at}/a", b"first").version_id
+        second = store.put(f"{at}/a", b"second!").version_id
+        store.delete(f"{at}/a")
+        other = store.put(f"{at}/a b", b"").version_id
+        store.put(f"{at}-not below", b"")
+        found = {
+            (one.key, one.marker, one.current, one.size): one.version_id
+            for one in store.scan_versions(f"{at}/")
+        }
+        marker = found.pop((f"{at}/a", True, True, 0))
+        assert marker is not None
+        assert found == {
+            (f"{at}/a", False, False, 5): first,
+            (f"{at}/a", False, False, 7): second,
+            (f"{at}/a b", False, True, 0): other,
+        }
+
+    def test_deleting_every_version_leaves_nothing(
+        self, store: ObjectStore, locking_store: ObjectStore, at: str
+    ) -> None:
+        for one in (store, locking_store):
+            one.put(f"{at}/a", b"first")
+            one.put(f"{at}/a", b"second")
+            one.delete(f"{at}/a")
+            one.put(f"{at}/b", b"third")
+            listed = list(one.scan_versions(f"{at}/"))
+            assert (f"{at}/b", True, False, 5) in [
+                (v.key, v.current, v.marker, v.size) for v in listed
+            ]
+            for version in listed:
+                one.delete(version.key, version_id=version.version_id)
+            assert list(one.scan_versions(f"{at}/")) == []
+            assert list(one.scan(f"{at}/")) == []
 
     # --- locks and holds --------------------------------------------------------------------
 
