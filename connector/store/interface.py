@@ -221,13 +221,6 @@ class ObjectStore(Protocol):
         """Current objects below a key prefix, in key order; size, etag and class only."""
         ...
 
-    def versions(self, key: str) -> Iterator[str]:
-        """Ids of everything kept under a key, delete markers too, to be given to ``delete``.
-
-        Older versions show here that ``stat`` and ``scan`` do not. Empty: nothing is kept.
-        """
-        ...
-
     def scan_versions(self, prefix: str) -> Iterator[StoredVersion]:
         """Every version and delete marker below a key prefix, those that are hidden included.
 

@@ -246,12 +246,6 @@ class MemoryStore:
             found = list(self._below(prefix))
         yield from found
 
-    def versions(self, key: str) -> Iterator[str]:
-        """Every version and delete marker of one key, the newest first."""
-        with self._lock:
-            found = [one.version_id or NULL_VERSION for one in self._versions.get(key, ())]
-        yield from reversed(found)
-
     def scan_versions(self, prefix: str) -> Iterator[StoredVersion]:
         """Every version of keys that begin with prefix, as at the moment of the call's start."""
         with self._lock:

@@ -311,18 +311,6 @@ class S3Store:
             for entry in page.get("Contents", ()):
                 yield s3_facts.from_listing(self._bucket.relative(entry["Key"]), entry)
 
-    def versions(self, key: str) -> Iterator[str]:
-        """ListObjectVersions, delete markers included; S3 names keys by prefix only."""
-        whole = self._bucket.location.key(key)
-        for page in self._bucket.pages(
-            f"listing the versions of {key}",
-            self._bucket.client.list_object_versions,
-            {"Bucket": self._bucket.location.bucket, "Prefix": whole},
-            {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"},
-        ):
-            kept = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
-            yield from (str(entry["VersionId"]) for entry in kept if entry["Key"] == whole)
-
     def scan_versions(self, prefix: str) -> Iterator[StoredVersion]:
         """ListObjectVersions. prefix is a string that keys begin with."""
         pages = self._bucket.pages(

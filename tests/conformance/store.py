@@ -61,6 +61,11 @@ def in_hours(hours: float) -> int:
     return (int(time.time()) + int(hours * 3600)) * NANOSECONDS
 
 
+def ids(store: ObjectStore, key: str) -> list[str | None]:
+    """The ids of everything that is kept under a key."""
+    return [one.version_id for one in store.scan_versions(key) if one.key == key]
+
+
 class StoreConformance:
     """Keys of a test lie below its own folder, ``at``, so that stores can be shared."""
 
@@ -125,16 +130,15 @@ class StoreConformance:
         self, locking_store: ObjectStore, at: str
     ) -> None:
         locking_store.put(f"{at}/ab", b"a neighbour")
-        assert list(locking_store.versions(f"{at}/a")) == []
         for body in (b"first", b"second"):
             locking_store.put(f"{at}/a", body)
         locking_store.delete(f"{at}/a")
-        kept = list(locking_store.versions(f"{at}/a"))
+        kept = ids(locking_store, f"{at}/a")
         assert len(kept) == len(set(kept)) == 3
         for version in kept:
             locking_store.delete(f"{at}/a", version_id=version)
-        assert list(locking_store.versions(f"{at}/a")) == []
-        assert len(list(locking_store.versions(f"{at}/ab"))) == 1
+        assert ids(locking_store, f"{at}/a") == []
+        assert len(ids(locking_store, f"{at}/ab")) == 1
 
     def test_without_versions_there_is_one_that_can_be_removed_by_its_id(
         self, store: ObjectStore, at: str
@@ -143,7 +147,7 @@ class StoreConformance:
             return
         store.put(f"{at}/a", b"first")
         store.put(f"{at}/a", b"second")
-        (only,) = store.versions(f"{at}/a")
+        (only,) = ids(store, f"{at}/a")
         store.delete(f"{at}/a", version_id=only)
         with pytest.raises(ObjectNotFound):
             store.stat(f"{at}/a")
