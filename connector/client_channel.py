@@ -28,6 +28,8 @@ AnyAnswer = TypeVar("AnyAnswer", bound=Answer)
 
 SEND_BUFFER = 1 << 20
 """What is asked of the kernel for a socket's send buffer, in bytes; it may give less."""
+TLS_SLICE = 128 << 10
+"""How many bytes go to TLS at a time, so that progress can be seen."""
 CONNECT_PAUSE_S = 0.02
 """How long to wait before trying again to connect to a daemon whose queue is full."""
 
@@ -71,7 +73,8 @@ class _Tls:
         if descriptor is not None:
             raise Unsupported("descriptors pass only through a UNIX socket")
         try:
-            return self.socket.send(pieces[0])
+            # the same bytes again after a wait: what OpenSSL took of them it does not tell
+            return self.socket.send(pieces[0][:TLS_SLICE])
         except ssl.SSLWantWriteError:
             self.wants = select.POLLOUT | select.POLLIN
         except ssl.SSLWantReadError:

@@ -44,7 +44,11 @@ class Reader:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except PoolError:
+            if exc is None:  # else what went wrong first is what counts
+                raise
 
     def tell(self) -> int:
         """Where the next byte is read, in bytes from the start."""

@@ -106,7 +106,10 @@ class Writer:
         if exc is None:
             self.close()
         elif self._channel.broken is None:
-            self.abort()
+            try:
+                self.abort()
+            except PoolError as failed:
+                exc.add_note(f"the image could not be aborted: {failed}")
 
     @property
     def low_space(self) -> bool:
