@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +24,13 @@ from catalog.model import (
     iso,
 )
 from connector.pool import names
+from connector.pool.coding import CIPHER, LARGEST_FRAME, Compression
 from connector.pool.digest import crc64_text, crc64_value
 
 FORMAT = "tapelift-image/1"
+CODED_FORMAT = "tapelift-image/2"
+"""Of images whose fragments are compressed or encrypted, so that a program that cannot decode them
+says so instead of giving away what it finds."""
 CEILING = 64 * 1024 * 1024
 """Largest manifest that is read, in bytes: an image of 5 TiB needs about 4 MiB."""
 
@@ -37,6 +42,9 @@ class FragmentObject:
     part_crc64nvme: the checksum of each run of part_size bytes of the object (the last is
     shorter), so that any range can be verified. crc64nvme is the whole object's, confirmed by the
     store when store_checksum says CRC64NVME; with MD5 the store confirmed each part's MD5.
+
+    Of a coded fragment all digests and checksums are of the object as it is stored, whose parts
+    have sizes of their own: part_stored as they lie in the store, part_plain of what is in them.
     """
 
     number: int
@@ -51,6 +59,32 @@ class FragmentObject:
     storage_class: StorageClass
     part_size: int
     part_crc64nvme: tuple[int, ...]
+    part_plain: tuple[int, ...] = ()
+    part_stored: tuple[int, ...] = ()
+
+    @property
+    def coded(self) -> bool:
+        """Whether the object holds frames instead of the image's bytes."""
+        return bool(self.part_stored)
+
+    @property
+    def stored_size(self) -> int:
+        """Bytes of the object in the store."""
+        return sum(self.part_stored) if self.part_stored else self.size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodedAs:
+    """How an image's fragments are coded. key is the object that holds its key, if encrypted."""
+
+    compression: Compression
+    frame_size: int
+    key: str | None
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the image can be read only with its key."""
+        return self.key is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +152,7 @@ class Manifest:
     gaps: tuple[tuple[int, int], ...] = ()
     encryption: str = "none"
     compression: str = "none"
+    coding: CodedAs | None = None
 
     @property
     def key(self) -> str:
@@ -127,7 +162,7 @@ class Manifest:
     @property
     def stored_size(self) -> int:
         """Bytes of the fragments in the store: what is billed; 0 for an image in tape files."""
-        return sum(part.size for part in self.fragments)
+        return sum(part.stored_size for part in self.fragments)
 
     @property
     def storage_class(self) -> StorageClass | None:
@@ -141,7 +176,7 @@ class Manifest:
             StoredFragment(
                 key=part.key,
                 version_id=part.version_id,
-                size=part.size,
+                size=part.stored_size,
                 sha256=part.sha256,
                 crc64nvme=crc64_text(part.crc64nvme),
             )
@@ -150,8 +185,8 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """UTF-8 JSON, readable by people: one fact per line."""
-        fields = {
-            "format": FORMAT,
+        fields: dict[str, Any] = {
+            "format": FORMAT if self.coding is None else CODED_FORMAT,
             "state": "damaged" if self.gaps else "complete",
             "name": _printable(self.name),
             "key_name": names.encode(self.name),
@@ -176,6 +211,8 @@ class Manifest:
             "encryption": self.encryption,
             "compression": self.compression,
         }
+        if self.coding is not None:
+            fields["coding"] = _coding_json(self.coding)
         return json.dumps(fields, ensure_ascii=False, indent=1).encode() + b"\n"
 
     @classmethod
@@ -187,9 +224,10 @@ class Manifest:
         """
         try:
             fields = json.loads(data)
-            if fields["format"] != FORMAT:
+            if fields["format"] not in (FORMAT, CODED_FORMAT):
                 raise CorruptObject(
-                    f"{where} has the format {fields['format']!r}, and this program reads {FORMAT}",
+                    f"{where} has the format {fields['format']!r}, and this program reads"
+                    f" {FORMAT} and {CODED_FORMAT}",
                     hint="use a newer Tapelift",
                 )
             manifest = _from_fields(fields)
@@ -212,8 +250,7 @@ def _printable(name: str) -> str | None:
 
 def fragment_to_json(part: FragmentObject) -> dict[str, Any]:
     """A fragment as the manifest writes it."""
-    crcs = b"".join(crc.to_bytes(8, "big") for crc in part.part_crc64nvme)
-    return {
+    fields: dict[str, Any] = {
         "number": part.number,
         "key": part.key,
         "version_id": part.version_id,
@@ -225,8 +262,45 @@ def fragment_to_json(part: FragmentObject) -> dict[str, Any]:
         "etag": part.etag,
         "storage_class": part.storage_class,
         "part_size": part.part_size,
-        "part_crc64nvme": base64.b64encode(crcs).decode(),
+        "part_crc64nvme": _words_text(part.part_crc64nvme),
     }
+    if part.coded:
+        fields["stored_size"] = part.stored_size
+        fields["part_plain"] = _words_text(part.part_plain)
+        fields["part_stored"] = _words_text(part.part_stored)
+    return fields
+
+
+def _words_text(values: tuple[int, ...]) -> str:
+    return base64.b64encode(b"".join(value.to_bytes(8, "big") for value in values)).decode()
+
+
+def _words(text: str) -> tuple[int, ...]:
+    data = base64.b64decode(text, validate=True)
+    if len(data) % 8:
+        raise ValueError(f"a list of {len(data)} bytes, not a multiple of 8")
+    return struct.unpack(f">{len(data) // 8}Q", data)
+
+
+def _coding_json(coding: CodedAs) -> dict[str, Any]:
+    return {
+        "compression": coding.compression,
+        "encryption": CIPHER if coding.encrypted else "none",
+        "frame_size": coding.frame_size,
+        "key": coding.key,
+    }
+
+
+def _coding(fields: Mapping[str, Any] | None) -> CodedAs | None:
+    if fields is None:
+        return None
+    if fields["encryption"] != (CIPHER if fields["key"] is not None else "none"):
+        raise ValueError(f"the encryption {fields['encryption']!r} is not known")
+    return CodedAs(
+        compression=Compression(fields["compression"]),
+        frame_size=int(fields["frame_size"]),
+        key=fields["key"],
+    )
 
 
 def _within_json(part: Within) -> dict[str, Any]:
@@ -277,14 +351,12 @@ def _from_fields(fields: Mapping[str, Any]) -> Manifest:
         gaps=tuple((int(offset), int(size)) for offset, size in fields.get("gaps", ())),
         encryption=fields.get("encryption", "none"),
         compression=fields.get("compression", "none"),
+        coding=_coding(fields.get("coding")),
     )
 
 
 def fragment_from_json(fields: Mapping[str, Any]) -> FragmentObject:
     """Read ``fragment_to_json``; ValueError, KeyError or TypeError when it is not one."""
-    crcs = base64.b64decode(fields["part_crc64nvme"], validate=True)
-    if len(crcs) % 8:
-        raise ValueError(f"part_crc64nvme has {len(crcs)} bytes, not a multiple of 8")
     return FragmentObject(
         number=int(fields["number"]),
         key=str(fields["key"]),
@@ -297,9 +369,9 @@ def fragment_from_json(fields: Mapping[str, Any]) -> FragmentObject:
         etag=str(fields["etag"]),
         storage_class=StorageClass(fields["storage_class"]),
         part_size=int(fields["part_size"]),
-        part_crc64nvme=tuple(
-            int.from_bytes(crcs[at : at + 8], "big") for at in range(0, len(crcs), 8)
-        ),
+        part_crc64nvme=_words(fields["part_crc64nvme"]),
+        part_plain=_words(fields.get("part_plain", "")),
+        part_stored=_words(fields.get("part_stored", "")),
     )
 
 
@@ -325,10 +397,27 @@ def _check(manifest: Manifest) -> None:
     for number, part in enumerate(manifest.fragments, start=1):
         if (part.number, part.offset) != (number, offset) or part.part_size < 1:
             raise ValueError(f"fragment {part.number} does not follow fragment {number - 1}")
-        if len(part.part_crc64nvme) != -(-part.size // part.part_size):
+        if part.coded != (manifest.coding is not None):
+            raise ValueError(f"fragment {part.number} is not coded as the image is")
+        if part.coded:
+            _check_coded(part, manifest.coding)
+        elif len(part.part_crc64nvme) != -(-part.size // part.part_size):
             raise ValueError(f"fragment {part.number} has another number of part checksums")
         offset += part.size
     if manifest.fragments and offset != manifest.size:
         raise ValueError(f"the fragments have {offset} bytes and the image {manifest.size}")
     if bool(manifest.fragments) == bool(manifest.within):
         raise ValueError("an image has either fragments or a place within tape files")
+
+
+def _check_coded(part: FragmentObject, coding: CodedAs | None) -> None:
+    """Parts begin and end with frames, and frames are whole but for a fragment's last."""
+    assert coding is not None
+    if not 1 <= coding.frame_size <= LARGEST_FRAME:
+        raise ValueError(f"frames of {coding.frame_size} bytes")
+    if not len(part.part_crc64nvme) == len(part.part_plain) == len(part.part_stored):
+        raise ValueError(f"fragment {part.number} has lists of its parts of several lengths")
+    if sum(part.part_plain) != part.size or 0 in part.part_stored:
+        raise ValueError(f"the parts of fragment {part.number} are not the fragment")
+    if any(plain == 0 or plain % coding.frame_size for plain in part.part_plain[:-1]):
+        raise ValueError(f"a part of fragment {part.number} ends within a frame")

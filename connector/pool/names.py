@@ -18,9 +18,12 @@ IMAGES = "images"
 POOL_FILE = "pool.json"
 MANIFEST = "manifest.json"
 LEDGER = "ledger"
+KEYS = "keys"
+ERASED = "erased"
 
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
 _LONGEST_TAIL = len("/4294967295/") + len("0123456789abcdef-00000")
+_KEY_OBJECT = re.compile(rf"{KEYS}/([^/]+)/([1-9][0-9]*)/([0-9a-f]{{16}})\.json")
 _ENCODED = re.compile(r"(?:[A-Za-z0-9\-_.]|%[0-9A-F]{2})+")
 
 
@@ -78,3 +81,24 @@ def fragment_key(name: str, copy: int, token: str, number: int) -> str:
 def manifest_key(name: str, copy: int) -> str:
     """The key of a copy's manifest, its only commit point."""
     return f"{image_folder(name, copy)}/{MANIFEST}"
+
+
+def image_key(name: str, copy: int, token: str) -> str:
+    """The key of the object that holds an encrypted image's key. Never longer than a fragment's."""
+    return f"{KEYS}/{encode(name)}/{copy}/{token}.json"
+
+
+def tombstone_key(name: str, copy: int, token: str) -> str:
+    """The key of the object that says that an image was erased."""
+    return f"{ERASED}/{encode(name)}/{copy}/{token}.json"
+
+
+def parse_image_key(key: str) -> tuple[str, int, str] | None:
+    """Name, copy and token of a key that ``image_key`` wrote; None for any other."""
+    found = _KEY_OBJECT.fullmatch(key)
+    if found is None:
+        return None
+    try:
+        return decode(found[1]), int(found[2]), found[3]
+    except NameInvalid:
+        return None
