@@ -15,7 +15,7 @@ from connector.pool.classes import ClassPolicy
 from connector.pool.coding import Coding
 from connector.pool.config import PoolConfig
 from connector.pool.prices import Prices
-from connector.store.interface import RecallTier
+from connector.pool.recall import RecallPolicy as RecallPolicy
 from connector.store.s3_encryption import Encryption
 
 PIB = 1 << 50
@@ -92,18 +92,6 @@ class BandwidthWindow:
     from_minute: int = 0
     to_minute: int = 24 * 60
     days: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecallPolicy:
-    """How a pool recalls. automatic: whether opening an archived image may ask by itself, up to
-    max_cost each; monthly_budget bounds all that the pool asks for in a calendar month."""
-
-    tier: RecallTier = RecallTier.STANDARD
-    days: int = 7
-    automatic: bool = False
-    max_cost: float | None = None
-    monthly_budget: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

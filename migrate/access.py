@@ -14,6 +14,8 @@ from catalog.ledger import Ledger
 from catalog.s3 import S3Limits, parse_uri
 from connector.pool import Pool, PoolConfig
 from connector.pool.journal import Journal
+from connector.pool.prices import Prices
+from connector.pool.recall import RecallPolicy
 from connector.store.s3 import S3Store
 from connector.store.s3_encryption import Encryption
 
@@ -29,6 +31,8 @@ def pool_to_read(
     encryption: Encryption | None = None,
     *,
     s3_deadline_s: float,
+    prices: Prices | None = None,
+    recall: RecallPolicy | None = None,
 ) -> Iterator[Pool]:
     """A pool that exists already; its recall tickets and facts are kept in workdir.
 
@@ -45,7 +49,9 @@ def pool_to_read(
     journal = Journal(folder / "journal.sqlite")
     try:
         book = Ledger.open(ledger or f"{uri}/ledger", endpoint_url=endpoint_url, limits=limits)
-        with Pool(store, journal, book, config=config, create=False) as pool:
+        with Pool(
+            store, journal, book, config=config, prices=prices, recall=recall, create=False
+        ) as pool:
             yield pool
             try:
                 pool.flush()

@@ -17,7 +17,8 @@ from catalog import console
 from catalog.console import DebugOption, ExitCode, JsonOption, VerboseOption
 from catalog.errors import ConfigError, ImageNotFound, OverBudget
 from connector.pool.prices import Prices
-from connector.pool.recall import RecallQuote
+from connector.pool.recall import RecallPolicy
+from connector.pool.tickets import Ticket
 from connector.pool.verify import Depth
 from connector.store.interface import RecallTier
 from connector.store.s3_encryption import EncryptionKind
@@ -334,15 +335,14 @@ def rehydrate(
     if target == "-" and as_json:
         raise ConfigError("--out - and --json would both write to stdout", hint="use one of them")
     order = back.Rehydration(
-        image=image, copy=copy, out=target, tier=_tier(tier), days=days, max_cost=max_cost,
+        image=image, copy=copy, out=target, tier=_tier(tier), max_cost=max_cost,
         wait=wait, force=force,
         demultiplexer=load_demultiplexer(demultiplexer) if demultiplexer else None,
-        prices=Prices.load(prices),
     )  # fmt: skip
     uri = opt.required(source, "--from")
     opened = pool_to_read(
         uri, endpoint_url, workdir, ledger, opt.reading(customer_key_file),
-        s3_deadline_s=s3_deadline,
+        s3_deadline_s=s3_deadline, prices=Prices.load(prices), recall=RecallPolicy(days=days),
     )  # fmt: skip
     with opened as pool:
         manifest = pool.stat(image, copy)
@@ -350,9 +350,9 @@ def rehydrate(
         _show_quote(quote, as_json=as_json and dry_run)
         if dry_run:
             return
-        if quote.fragments and not yes and max_cost is None:
+        if quote.objects and not quote.asked and not yes and max_cost is None:
             _ask(quote)
-        back.make_readable(pool, quote, order, console.say)
+        back.make_readable(pool, manifest, quote, order, console.say)
         with tqdm(total=manifest.size, unit="B", unit_scale=True, disable=None) as bar:
             done = back.rehydrate(pool, manifest, order, bar.update)
     if as_json:
@@ -373,20 +373,20 @@ def _tier(text: str) -> RecallTier:
         ) from None
 
 
-def _show_quote(quote: RecallQuote, *, as_json: bool) -> None:
+def _show_quote(quote: Ticket, *, as_json: bool) -> None:
     if as_json:
         console.print_json(
             {
-                "ticket": quote.ticket, "objects": len(quote.fragments), "bytes": quote.size,
+                "ticket": quote.ticket, "objects": quote.objects, "bytes": quote.size,
                 "tier": quote.tier, "days": quote.days, "hours": quote.hours,
                 "cost": round(quote.cost, 4), "currency": quote.currency,
                 "prices_of": quote.price_date, "recalling": quote.recalling,
-                "readable": quote.readable,
+                "readable": quote.done,
             }
         )  # fmt: skip
-    elif quote.fragments:
+    elif quote.objects and not quote.asked:
         console.say(
-            f"{len(quote.fragments)} objects, {console.size_text(quote.size)}, must be recalled:"
+            f"{quote.objects} objects, {console.size_text(quote.size)}, must be recalled:"
             f" {quote.cost:.4f} {quote.currency} in tier {quote.tier}, up to {quote.hours:g} h"
             f" (prices of {quote.price_date})"
         )
@@ -394,7 +394,7 @@ def _show_quote(quote: RecallQuote, *, as_json: bool) -> None:
         console.say(f"{quote.recalling} objects are on their way, up to {quote.hours:g} h")
 
 
-def _ask(quote: RecallQuote) -> None:
+def _ask(quote: Ticket) -> None:
     if not sys.stdin.isatty():
         raise ConfigError(
             f"a recall for {quote.cost:.4f} {quote.currency} needs your consent",

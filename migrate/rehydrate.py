@@ -17,8 +17,8 @@ from catalog.model import Kind
 from connector.pool import Manifest, Pool
 from connector.pool.commit import image_fact
 from connector.pool.digest import Sha256
-from connector.pool.prices import Prices
-from connector.pool.recall import RecallQuote
+from connector.pool.recall import Wanted as Recalled
+from connector.pool.tickets import Ticket
 from connector.store.interface import RecallTier
 from migrate.formats.demux import supervise
 from migrate.formats.interface import Demultiplexer, Done, Piece, Wanted
@@ -45,12 +45,10 @@ class Rehydration:
     copy: int | None
     out: str
     tier: RecallTier
-    days: int
     max_cost: float | None
     wait: bool
     force: bool
     demultiplexer: Demultiplexer | None
-    prices: Prices
     poll_s: float = POLL_S
 
 
@@ -64,15 +62,7 @@ class Rehydrated:
     resumed_at: int
 
 
-def sources(pool: Pool, manifest: Manifest) -> list[Manifest]:
-    """The images whose objects must be read: the image itself, or its tape files."""
-    if not manifest.within:
-        return [manifest]
-    names = dict.fromkeys((part.image, part.copy) for part in manifest.within)
-    return [pool.stat(name, copy) for name, copy in names]
-
-
-def offer(pool: Pool, manifest: Manifest, order: Rehydration) -> RecallQuote:
+def offer(pool: Pool, manifest: Manifest, order: Rehydration) -> Ticket:
     """What bringing the image back costs and takes; asks for nothing.
 
     Raises:
@@ -86,36 +76,36 @@ def offer(pool: Pool, manifest: Manifest, order: Rehydration) -> RecallQuote:
         )
     if order.out not in ("", "-") and Path(order.out).exists() and not order.force:
         raise ConfigError(f"{order.out} exists", hint="choose another --out, or use --force")
-    return pool.quote_recall(
-        sources(pool, manifest), order.prices, tier=order.tier, days=order.days
-    )
+    return pool.prepare([Recalled(manifest=manifest)], tier=order.tier, dry_run=True)
 
 
-def make_readable(pool: Pool, quote: RecallQuote, order: Rehydration, say: Say) -> None:
+def make_readable(
+    pool: Pool, manifest: Manifest, offered: Ticket, order: Rehydration, say: Say
+) -> None:
     """Recall what is cold and wait for it, if that was asked for.
 
     Raises:
         OverBudget: nothing was asked for.
         NotYet: it was asked for, and is not there yet.
     """
-    if not quote.fragments and not quote.recalling:
+    if offered.done == offered.total:
         return
-    ticket = pool.request_recall(quote, max_cost=order.max_cost)
+    asked = pool.prepare([Recalled(manifest=manifest)], tier=order.tier, max_cost=order.max_cost)
     pool.flush()
-    deadline = time.monotonic() + (2 * quote.hours + 1) * 3600
+    deadline = time.monotonic() + (2 * asked.hours + 1) * 3600
     while True:
-        progress = pool.recall_progress(ticket)
-        if progress.done:
+        progress = pool.ticket(asked.ticket)
+        if progress.done == progress.total:
             return
-        say(f"recall {ticket}: {progress.ready} of {progress.total} objects are ready")
+        say(f"recall {asked.ticket}: {progress.done} of {progress.total} objects are ready")
         if not order.wait:
             raise NotYet(
-                f"recall {ticket} is on its way, up to {quote.hours:g} h",
+                f"recall {asked.ticket} is on its way, up to {asked.hours:g} h",
                 hint="run the same command later, or with --wait",
             )
         if time.monotonic() > deadline:
             raise NotYet(
-                f"recall {ticket} took more than twice the {quote.hours:g} h that are usual",
+                f"recall {asked.ticket} took more than twice the {asked.hours:g} h that are usual",
                 hint="look at the objects' restore state, then run the same command again",
             )
         time.sleep(order.poll_s)

@@ -5,8 +5,12 @@ Everything in it can be lost without losing an image: the bucket is the truth, a
 bytes that are not yet committed are sent again.
 
 An attempt to write an image is a row of ``attempts``; its objects are rows of ``objects``; the
-parts that S3 has confirmed of the object being written are rows of ``parts``. An attempt's rows
+parts that S3 has confirmed of the object being written are rows of ``parts``, and what of the image
+lies in the parts of coded objects are rows of ``coded_parts``. An attempt's rows
 go when its facts are in the outbox, so the journal stays as small as the work in progress.
+
+Recalls have tables of their own, see ``tickets.py``. Two tables of an earlier program are dropped:
+who asks for the same objects again is not billed twice, for the store knows what is on its way.
 """
 
 from __future__ import annotations
@@ -38,18 +42,38 @@ CREATE TABLE IF NOT EXISTS parts (
     etag TEXT NOT NULL, crc64nvme BLOB NOT NULL, image_state BLOB, object_state BLOB,
     PRIMARY KEY (token, object, number)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS coded_parts (
+    token TEXT NOT NULL, object INTEGER NOT NULL, number INTEGER NOT NULL,
+    plain INTEGER NOT NULL, plain_crc64nvme BLOB NOT NULL, last INTEGER NOT NULL,
+    PRIMARY KEY (token, object, number)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, fact TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS ledger_commit (
     id INTEGER PRIMARY KEY CHECK (id = 1), sequence INTEGER NOT NULL, data BLOB NOT NULL,
     last_fact INTEGER NOT NULL, rows INTEGER NOT NULL
 );
-CREATE TABLE IF NOT EXISTS tickets (
-    ticket TEXT PRIMARY KEY, request TEXT NOT NULL, asked_at INTEGER NOT NULL
+DROP TABLE IF EXISTS tickets;
+DROP TABLE IF EXISTS ticket_objects;
+CREATE TABLE IF NOT EXISTS recalls (
+    ticket TEXT PRIMARY KEY, tier TEXT NOT NULL, days INTEGER NOT NULL,
+    cancelled INTEGER NOT NULL DEFAULT 0, asked_at INTEGER NOT NULL, hours REAL NOT NULL,
+    currency TEXT NOT NULL, price_date TEXT NOT NULL, forget_at INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS ticket_objects (
-    ticket TEXT NOT NULL, key TEXT NOT NULL, version_id TEXT, size INTEGER NOT NULL,
-    asked INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (ticket, key)
+CREATE TABLE IF NOT EXISTS recall_objects (
+    ticket TEXT NOT NULL, number INTEGER NOT NULL, image INTEGER NOT NULL, key TEXT NOT NULL,
+    version_id TEXT, offset INTEGER NOT NULL, length INTEGER NOT NULL, size INTEGER NOT NULL,
+    storage_class TEXT NOT NULL, what TEXT NOT NULL, tier TEXT NOT NULL, days INTEGER NOT NULL,
+    pending REAL NOT NULL, cost REAL NOT NULL, asked INTEGER NOT NULL,
+    state TEXT NOT NULL, readable_until INTEGER, looked_at INTEGER NOT NULL,
+    PRIMARY KEY (ticket, number)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS recall_objects_by_key ON recall_objects (key);
+CREATE TABLE IF NOT EXISTS recall_facts (
+    id INTEGER PRIMARY KEY, ticket TEXT NOT NULL, image INTEGER NOT NULL, fact TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS recall_costs (
+    id INTEGER PRIMARY KEY, at INTEGER NOT NULL, ticket TEXT NOT NULL, cost REAL NOT NULL
+);
 """
 
 

@@ -46,7 +46,9 @@ def new_fact_id() -> str:
 
 def add(db: sqlite3.Connection, facts: Iterable[Fact]) -> None:
     """Put facts into the outbox, within the caller's transaction."""
-    db.executemany("INSERT INTO outbox (fact) VALUES (?)", ((_to_json(fact),) for fact in facts))
+    db.executemany(
+        "INSERT INTO outbox (fact) VALUES (?)", ((fact_to_json(fact),) for fact in facts)
+    )
 
 
 class Outbox:
@@ -132,7 +134,8 @@ class Outbox:
             db.execute("DELETE FROM outbox WHERE id <= ?", (last_fact,))
 
 
-def _to_json(fact: Fact) -> str:
+def fact_to_json(fact: Fact) -> str:
+    """A fact as the journal keeps it."""
     fields = {key: value for key, value in dataclasses.asdict(fact).items() if value is not None}
     return json.dumps(fields, separators=(",", ":"))
 

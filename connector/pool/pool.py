@@ -33,7 +33,7 @@ from catalog.errors import (
 )
 from catalog.ledger import Ledger
 from catalog.model import Fact, LockMode, StorageClass, iso
-from connector.pool import names, outbox, recall, verify
+from connector.pool import names, outbox, verify
 from connector.pool.attempts import Attempts, AttemptState, WriteRequest
 from connector.pool.coding import Coding
 from connector.pool.commit import MANIFEST_OPTIONS, OnCommit, commit, finish_commit
@@ -44,7 +44,10 @@ from connector.pool.manifest import CEILING, Manifest, Origin, Retention, Within
 from connector.pool.outbox import Outbox
 from connector.pool.prices import Prices
 from connector.pool.reader import ImageReader
+from connector.pool.recall import RecallPolicy, Wanted
+from connector.pool.recalling import Recalls
 from connector.pool.resume import clean_away, resume_writer
+from connector.pool.tickets import Ticket
 from connector.pool.writer import ImageWriter
 from connector.store.interface import (
     PROBE_PREFIX,
@@ -76,6 +79,8 @@ class Pool:
         actor: str | None = None,
         encryption: str = "none",
         coding: Coding | None = None,
+        prices: Prices | None = None,
+        recall: RecallPolicy | None = None,
         create: bool = True,
     ) -> None:
         """Open the pool; with create also in a prefix that has none yet, and to be written to.
@@ -111,6 +116,7 @@ class Pool:
             batch_rows=config.ledger_rows,
             batch_seconds=config.ledger_seconds,
         )
+        self._recalls = Recalls(self._context, prices or Prices.load(), recall or RecallPolicy())
         if create:
             _probe(store, journal)
         _create_or_check(store, clock, create=create)
@@ -359,19 +365,63 @@ class Pool:
 
     # --- recall --------------------------------------------------------------------------
 
-    def quote_recall(
-        self, manifests: Sequence[Manifest], prices: Prices, *, tier: RecallTier, days: int
-    ) -> recall.RecallQuote:
-        """What a recall of these images would cost and take; asks for nothing."""
-        return recall.quote(self._context, manifests, prices, tier=tier, days=days)
+    def prepare(
+        self,
+        wanted: Iterable[Wanted],
+        *,
+        tier: RecallTier | None = None,
+        days: int = 0,
+        max_cost: float | None = None,
+        dry_run: bool = False,
+    ) -> Ticket:
+        """Recall what holds the wanted bytes, all in one batch; with dry_run only the offer.
 
-    def request_recall(self, offer: recall.RecallQuote, *, max_cost: float | None) -> str:
-        """Ask for everything in a quote; gives a ticket. OverBudget: nothing was asked for."""
-        return recall.request(self._context, offer, max_cost=max_cost)
+        The same set in the same tier is the same ticket, also after a restart: what was asked for
+        is not asked for again. tier None is the pool's own choice. A faster tier than that of a
+        ticket that waits speeds it up. More days than a ticket has make its copies stay longer;
+        days 0 are the pool's own, and lengthen nothing. Ends when everything was sent; another
+        thread may ``cancel_ticket`` meanwhile.
 
-    def recall_progress(self, ticket: str) -> recall.RecallProgress:
-        """How far a ticket is."""
-        return recall.progress(self._context, ticket)
+        Raises:
+            OverBudget: above max_cost or the pool's monthly budget; nothing was asked for.
+            Unsupported: a class has no such tier, or the store no recall.
+            ImageDamaged: an object is not there; nothing was asked for.
+            TransientStoreError: the store is away; the same call goes on.
+        """
+        return self._recalls.prepare(
+            self._sources(wanted), tier=tier, days=days, max_cost=max_cost, dry_run=dry_run
+        )
+
+    def ticket(self, ticket: str) -> Ticket:
+        """How far a ticket is; goes on with what an earlier process did not come to send.
+
+        Raises:
+            ImageNotFound: this journal has no such ticket.
+        """
+        return self._recalls.ticket(ticket)
+
+    def cancel_ticket(self, ticket: str) -> Ticket:
+        """Stop what was not sent to the store yet; the ticket says what is billed all the same.
+
+        Raises:
+            ImageNotFound: this journal has no such ticket.
+        """
+        return self._recalls.cancel(ticket)
+
+    def continue_recalls(self) -> int:
+        """Send what an earlier process did not come to send; gives the number of tickets."""
+        return self._recalls.resume()
+
+    def _sources(self, wanted: Iterable[Wanted]) -> Iterator[Wanted]:
+        """Images that lie within tape files are recalled with all of those."""
+        for one in wanted:
+            if not one.manifest.within:
+                yield one
+                continue
+            for name, copy in dict.fromkeys(
+                (part.image, part.copy) for part in one.manifest.within
+            ):
+                yield Wanted(manifest=self.stat(name, copy), mapped=False)
 
     # --- the ledger ----------------------------------------------------------------------
 

@@ -146,6 +146,24 @@ class Prices:
             cost += size / GB * (recall.per_gb + copy) + objects * recall.per_1k / 1000
         return cost
 
+    def upgrading(
+        self, storage_class: StorageClass, *, size: int, objects: int, tier: RecallTier
+    ) -> float:
+        """Cost of a faster tier for what is on its way already; the copy itself was counted."""
+        recall = self.recall_price(storage_class, tier)
+        return size / GB * recall.per_gb + objects * recall.per_1k / 1000
+
+    def extending(
+        self, storage_class: StorageClass, *, size: int, objects: int, days: int
+    ) -> tuple[RecallTier, float]:
+        """Cost of keeping recalled copies for days from now, and the tier whose requests cost
+        least: only the requests and the copies are billed, nothing is brought back again."""
+        tiers = self.of(storage_class).recall
+        tier = min(tiers, key=lambda one: tiers[one].per_1k, default=RecallTier.STANDARD)
+        requests = tiers[tier].per_1k if tier in tiers else 0.0
+        copy = self.of(StorageClass.STANDARD).storage_gb_month * days / DAYS_PER_MONTH
+        return tier, size / GB * copy + objects * requests / 1000
+
     def recall_price(self, storage_class: StorageClass, tier: RecallTier) -> RecallPrice:
         """Price and time of a recall.
 

@@ -296,7 +296,10 @@ class MemoryStore:
                 )
             now = self._clock()
             state = self._state(found)
-            if state is RecallState.RECALLING:
+            if state is RecallState.RECALLING:  # a faster tier speeds it up, the days stay
+                sooner = max(0, (found.readable_from or 0) - (now + took))
+                found.readable_from = (found.readable_from or 0) - sooner
+                found.readable_until = (found.readable_until or 0) - sooner
                 return
             if state is RecallState.ARCHIVED:
                 found.readable_from = now + took

@@ -411,8 +411,8 @@ def test_a_recall_on_its_way_ends_with_5_and_the_same_command_fetches_it(
 
     with FaultProxy(moto_endpoint) as proxy:
         seen = through(proxy, cold)
-        # two looks for the quote, then two for the progress
-        proxy.play(*(faults.altered("HeadObject", plain) for _ in range(2)))
+        # two looks for the offer and two for the ticket, then two for the progress
+        proxy.play(*(faults.altered("HeadObject", plain) for _ in range(4)))
         proxy.play(*(faults.altered("HeadObject", on_its_way) for _ in range(2)))
         ended = rehydrate(seen, ZETA, out, "--yes")
         assert ended.code == 5, ended
