@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.errors import ConfigError
-from connector.config_pools import pool_settings
+from connector.config_pools import BANDWIDTH, EARLIER, LIFECYCLE, POOL, RECALL, SPOOL, pool_settings
 from connector.config_table import (
     NEEDED,
     File,
@@ -86,7 +86,7 @@ TCP = Section(
             "token_file",
             File(),
             NEEDED,
-            "A file with the word (16 to 1024 characters) that clients must know; not for all.",
+            "A file with the word (16 to 1024 characters) that clients must show.",
         ),
     ),
 )
@@ -123,6 +123,21 @@ LOG = Section(
     "[log]",
     (Key("format", OneOf(("text", "json")), "text", "Lines for people, or one JSON object each."),),
 )
+SECTIONS = (
+    SOCKET,
+    STATE,
+    TCP,
+    LIMITS,
+    METRICS,
+    LOG,
+    POOL,
+    LIFECYCLE,
+    BANDWIDTH,
+    SPOOL,
+    RECALL,
+    EARLIER,
+)
+"""Every section, in the order of docs/configuration.md."""
 TOP = {"socket", "state", "tcp", "limits", "metrics", "log", "pools"}
 
 

@@ -279,7 +279,6 @@ POOL = Section(
             OneOf((*EncryptionKind, CLIENT)),
             "none",
             "By the store, or here with a key for each image (client). none: as the bucket does.",
-            '`"none"`',
         ),
         Key("kms_key_id", Text(), None, "With sse-kms: the key.", "the account's key for S3"),
         Key(

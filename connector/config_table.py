@@ -164,14 +164,14 @@ class Number:
     @property
     def name(self) -> str:
         """With bounds."""
-        return f"number, {self.lowest:g} to {self.highest:g}"
+        return f"number, {self.lowest:.15g} to {self.highest:.15g}"
 
     def read(self, value: object, folder: Path) -> float:
         """The number."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise Wrong(f"is {shown(value)} and not a number", "write it without quotes")
         if not self.lowest <= value <= self.highest:  # which also refuses nan
-            raise Wrong(f"is {value}", f"use {self.lowest:g} to {self.highest:g}")
+            raise Wrong(f"is {value}", f"use {self.lowest:.15g} to {self.highest:.15g}")
         return float(value)
 
 
@@ -445,4 +445,6 @@ def _default_text(key: Key) -> str:
         return f"`{str(value).lower()}`"
     if isinstance(key.kind, Size):
         return f"`{size_name(value)}`"
+    if isinstance(value, str):
+        return f'`"{value}"`'
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"

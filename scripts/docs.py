@@ -1,23 +1,30 @@
-"""The command reference, made from the Typer programs. See scripts/docs."""
+"""The command reference and the table of settings, made from the code. See scripts/docs."""
 
 from __future__ import annotations
 
 import argparse
 import enum
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
 
 import catalog.cli
+import connector.cli
 import migrate.cli
+from connector.config import SECTIONS
+from connector.config_table import Section, page_rows
 
-PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
+ROOT = Path(__file__).parents[1]
 BEGIN = "<!-- made by scripts/docs from the programs; do not edit up to the end mark -->\n"
 END = "<!-- end -->\n"
-PROGRAMS = {"tapemigrate": migrate.cli.app, "tapecatalog": catalog.cli.app}
+PROGRAMS = {
+    "tapeconnector": connector.cli.app,
+    "tapemigrate": migrate.cli.app,
+    "tapecatalog": catalog.cli.app,
+}
 VALUES = {int: "N", float: "N", str: "TEXT", Path: "PATH"}
 
 
@@ -101,26 +108,51 @@ def _default(parameter: Any) -> str:
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
-def page(old: str) -> str:
+# --- settings -------------------------------------------------------------------------------------
+
+
+def settings() -> str:
+    """All sections of the configuration and their keys, as Markdown."""
+    return "\n".join(line for section in SECTIONS for line in _section(section))
+
+
+def _section(section: Section) -> Iterator[str]:
+    yield f"### {section.title}\n"
+    yield "| key | takes | default | meaning |"
+    yield "| --- | --- | --- | --- |"
+    yield from page_rows(section)
+    yield ""
+
+
+# --- pages ----------------------------------------------------------------------------------------
+
+PAGES: dict[str, Callable[[], str]] = {
+    "docs/cli.md": reference,
+    "docs/configuration.md": settings,
+}
+
+
+def page(name: str, old: str) -> str:
     """The page with its generated part made anew; SystemExit when it has no markers."""
     before, begin, rest = old.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        sys.exit(f"{PAGE} has lost its markers")
-    return f"{before}{BEGIN}\n{reference()}\n{END}{after}"
+        sys.exit(f"{name} has lost its markers")
+    return f"{before}{BEGIN}\n{PAGES[name]()}\n{END}{after}"
 
 
 def main() -> None:
-    """Write the page, or compare it."""
+    """Write the pages, or compare them."""
     parser = argparse.ArgumentParser(prog="scripts/docs", add_help=False)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    old = PAGE.read_text("utf-8")
-    new = page(old)
-    if check and new != old:
-        sys.exit("docs/cli.md is stale; run scripts/docs")
-    if not check:
-        PAGE.write_text(new, "utf-8")
+    for name in PAGES:
+        old = (ROOT / name).read_text("utf-8")
+        new = page(name, old)
+        if check and new != old:
+            sys.exit(f"{name} is stale; run scripts/docs")
+        if not check:
+            (ROOT / name).write_text(new, "utf-8")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import re
 from pathlib import Path
 
 import pytest
 
 from catalog.errors import ConfigError
 from catalog.model import LockMode, StorageClass
-from connector.config import load
+from connector.config import SECTIONS, load
 from connector.pool.coding import Compression
 from connector.settings import Ack, PoolSettings, Settings
 from connector.store.interface import RecallTier
@@ -417,3 +418,18 @@ def test_pools_beside_each_other_are_taken(folder: Path) -> None:
 def test_the_same_place_at_another_endpoint_is_another_place(folder: Path) -> None:
     text = SMALLEST + '[pools.two]\nbucket = "backups"\nprefix = "main"\n'
     assert len(read(folder, text).pools) == 2
+
+
+@pytest.mark.parametrize("name", ["smallest", "larger"])
+def test_the_examples_of_the_page_can_be_used(folder: Path, name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text("utf-8")
+    (example,) = re.findall(rf"^```toml {name}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    example = example.replace('"bareos", "postgres"', "1001, 1002").replace('"backup"', "1003")
+    assert read(folder, example).pools
+
+
+def test_every_key_of_the_settings_is_read_by_some_test() -> None:
+    text = Path(__file__).read_text("utf-8")
+    for section in SECTIONS:
+        for key in section.keys:
+            assert re.search(rf"\b{key.name} = ", text), f"{section.title} {key.name}"

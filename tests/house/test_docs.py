@@ -75,9 +75,11 @@ def example(name: str, language: str = "json", where: str = "docs/cli.md") -> st
 # --- commands and options -----------------------------------------------------------------------
 
 
-def test_the_command_reference_is_what_the_programs_say(docs: ModuleType) -> None:
-    old = page("docs/cli.md")
-    assert docs.page(old) == old, "run scripts/docs"
+@pytest.mark.parametrize("name", ["docs/cli.md", "docs/configuration.md"])
+def test_commands_and_settings_are_listed_as_the_code_has_them(docs: ModuleType, name: str) -> None:
+    assert name in docs.PAGES
+    old = page(name)
+    assert docs.page(name, old) == old, "run scripts/docs"
 
 
 def test_every_command_and_every_option_has_help(docs: ModuleType) -> None:
@@ -101,7 +103,9 @@ def commands_in(text: str) -> Iterator[str]:
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     for piece in [*code, *re.findall(r"`([^`]+)`", prose)]:
         for line in piece.replace("\\\n", " ").splitlines():
-            for found in re.finditer(r"(?<![\w/.-])tape(?:migrate|catalog)\b[^|;&]*", line):
+            for found in re.finditer(
+                r"(?<![\w/.-])tape(?:connector|migrate|catalog)\b[^|;&]*", line
+            ):
                 yield found[0].strip()
 
 
