@@ -65,6 +65,7 @@ class Kind(StrEnum):
     HOLD_RELEASED = "hold_released"
     RETENTION_EXTENDED = "retention_extended"
     EXPIRED = "expired"
+    DELETED = "deleted"
     ERASED = "erased"
     TAPE_READ = "tape_read"
     TAPE_RELEASED = "tape_released"

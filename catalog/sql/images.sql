@@ -1,7 +1,7 @@
 -- The state of every image and copy now, one row each, from the facts in the order in which they
 -- were committed. The same text runs in DuckDB, Athena and Trino; it needs a table or view `facts`.
 --
--- state: what happened last to the stored image (stored, damaged, expired); if it was never
+-- state: what happened last to the stored image (stored, damaged, expired, deleted); if it was never
 -- stored, what the last attempt came to (skipped, failed). A later attempt that skips or fails
 -- does not undo what is stored. A fact without a copy number is about the first copy.
 --
@@ -17,10 +17,11 @@ latest AS (
         pool,
         image,
         COALESCE(copy_number, 1) AS copy_number,
-        max_by(kind, place) FILTER (WHERE kind IN ('stored', 'damaged', 'expired')) AS outcome,
+        max_by(kind, place)
+            FILTER (WHERE kind IN ('stored', 'damaged', 'expired', 'deleted')) AS outcome,
         max_by(kind, place) FILTER (WHERE kind IN ('skipped', 'failed')) AS attempt,
         max_by(COALESCE(reason, ''), place)
-            FILTER (WHERE kind IN ('stored', 'damaged', 'expired')) AS outcome_reason,
+            FILTER (WHERE kind IN ('stored', 'damaged', 'expired', 'deleted')) AS outcome_reason,
         max_by(COALESCE(reason, ''), place)
             FILTER (WHERE kind IN ('skipped', 'failed')) AS attempt_reason,
         max_by(problems, place) AS problems,

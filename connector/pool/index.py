@@ -58,13 +58,13 @@ CREATE TABLE IF NOT EXISTS index_touched (
     name BLOB NOT NULL, copy INTEGER NOT NULL, PRIMARY KEY (name, copy)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS deletions (
-    token TEXT PRIMARY KEY, name BLOB NOT NULL, copy INTEGER NOT NULL, stage TEXT NOT NULL,
-    versions TEXT NOT NULL, fact TEXT NOT NULL, asked_at INTEGER NOT NULL, problem TEXT NOT NULL
+    token TEXT PRIMARY KEY, name BLOB NOT NULL, copy INTEGER NOT NULL, asked_at INTEGER NOT NULL,
+    hidden INTEGER NOT NULL, versions TEXT NOT NULL, fact TEXT NOT NULL, problem TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS deletions_image ON deletions (name, copy);
 CREATE TABLE IF NOT EXISTS keep_changes (
     id TEXT PRIMARY KEY, name BLOB NOT NULL, copy INTEGER NOT NULL, token TEXT NOT NULL,
-    change TEXT NOT NULL
+    sidecar BLOB NOT NULL, fact TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS keep_changes_image ON keep_changes (name, copy);
 CREATE TABLE IF NOT EXISTS copies (
@@ -161,7 +161,7 @@ def entry_of(manifest: Manifest, kept: Kept, *, damaged: bool = False) -> Entry:
         token=manifest.token,
         state=DAMAGED if manifest.gaps or damaged else COMPLETE,
         size=manifest.size,
-        stored_size=sum(part.size for part in manifest.fragments),
+        stored_size=manifest.stored_size,
         created_at=_seconds(manifest.created_at),
         sha256=manifest.sha256,
         storage_class=manifest.storage_class,

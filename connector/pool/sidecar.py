@@ -70,6 +70,18 @@ def kept_by(retention: Retention) -> Kept:
     )
 
 
+def effective(manifest: Manifest, kept: Kept) -> Manifest:
+    """The manifest with the retention that counts now."""
+    retention = Retention(
+        expires_at=kept.expires_at,
+        expires_infinite=kept.expires_infinite,
+        lock_mode=kept.lock_mode,
+        lock_until=kept.lock_until,
+        hold=kept.hold,
+    )
+    return replace(manifest, retention=retention)
+
+
 def with_change(kept: Kept, change: Change) -> Kept:
     """Remember a change, once."""
     if any(known.id == change.id for known in kept.history):

@@ -275,6 +275,8 @@ def test_rows_of_one_commit_are_in_order(tmp_path: Path) -> None:
         ([Kind.STORED, Kind.TIERED, Kind.RECALLED, Kind.RESTORED], "stored"),
         ([Kind.STORED, Kind.EXPIRED], "expired"),
         ([Kind.STORED, Kind.EXPIRED, Kind.STORED], "stored"),
+        ([Kind.STORED, Kind.DELETED], "deleted"),
+        ([Kind.STORED, Kind.DELETED, Kind.STORED], "stored"),
         ([Kind.VERIFIED], "unknown"),
     ],
 )
@@ -368,6 +370,7 @@ def test_tapes_count_their_images_and_their_own_bytes(tmp_path: Path) -> None:
         "images_failed": 0,
         "images_damaged": 0,
         "images_expired": 0,
+        "images_deleted": 0,
         "size_bytes": 650,
         "stored_bytes": 650,
         "last_read_at": "2024-06-03T00:00:00Z",
