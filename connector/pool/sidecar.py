@@ -71,12 +71,13 @@ def kept_by(retention: Retention) -> Kept:
 
 
 def effective(manifest: Manifest, kept: Kept) -> Manifest:
-    """The manifest with the retention that counts now."""
+    """The manifest with the retention that counts now; as a lock only what Object Lock keeps."""
+    locked = kept.lock_mode is not LockMode.NONE
     retention = Retention(
         expires_at=kept.expires_at,
         expires_infinite=kept.expires_infinite,
         lock_mode=kept.lock_mode,
-        lock_until=kept.lock_until,
+        lock_until=kept.lock_until if locked else None,
         hold=kept.hold,
     )
     return replace(manifest, retention=retention)
