@@ -231,10 +231,17 @@ class ImageComplete(ImageError):
     code = "complete"
 
 
-class SamePlace(ImageError):
+class SamePlace(ImageExists):
     """A copy would be its own source."""
 
     code = "same"
+
+
+class CopyStopped(ImageError):
+    """A copy was told to stop; the same call goes on where it stopped."""
+
+    code = "stopped"
+    retryable = True
 
 
 # --- pools as a daemon serves them ----------------------------------------------------------
