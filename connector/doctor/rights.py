@@ -38,7 +38,7 @@ SAMPLE = b"tapelift doctor"
 LOCK_S = 2
 """How long a probe is locked, in seconds; a process that dies leaves a probe that can be removed
 after that."""
-UNLOCK_S = 30.0
+UNLOCK_S = 10.0
 """How long the removal of a probe waits for its lock to end."""
 REFUSED = frozenset({"AccessDenied", "403", "AllAccessDisabled", "UnauthorizedAccess"})
 AWAY_AFTER = 2
