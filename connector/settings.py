@@ -17,6 +17,7 @@ from connector.pool.config import PoolConfig
 from connector.pool.prices import Prices
 from connector.pool.recall import RecallPolicy as RecallPolicy
 from connector.store.s3_encryption import Encryption
+from connector.store.throttled import BandwidthWindow as BandwidthWindow
 
 PIB = 1 << 50
 
@@ -79,19 +80,6 @@ class SpoolSettings:
 
     folder: Path
     limit: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BandwidthWindow:
-    """A limit in bytes per second, from one minute of the local day to another (may pass midnight).
-
-    days: 0 is Monday. A time in several windows has the lowest limit; in none, no limit.
-    """
-
-    bytes_per_second: int
-    from_minute: int = 0
-    to_minute: int = 24 * 60
-    days: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

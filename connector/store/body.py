@@ -23,6 +23,7 @@ from botocore.response import StreamingBody
 
 from catalog.errors import CorruptObject, TransientStoreError
 from catalog.retry import time_left
+from connector.store import pace
 
 SEND_STEP = 1024 * 1024
 """Bytes given to the socket at once. Each step has the connect timeout to get out (urllib3 sets
@@ -97,11 +98,17 @@ class Body(io.RawIOBase):
 
     def views(self) -> Iterator[memoryview]:
         """The memory itself, in steps. Raises TimeoutError when the call's deadline is over."""
-        for start in range(0, len(self), SEND_STEP):
+        under, start = pace.current(), 0
+        while start < len(self):
+            step = SEND_STEP if under is None else under.step(SEND_STEP)
+            piece = self.view[start : start + step]
+            if under is not None:
+                under.take(piece.nbytes)
             left = time_left()
             if left is not None and left <= 0:
                 raise TimeoutError(f"deadline over after {start} of {len(self)} bytes were sent")
-            yield self.view[start : start + SEND_STEP]
+            yield piece
+            start += piece.nbytes
 
 
 def send_views(request: Any, **_: object) -> None:
@@ -130,17 +137,20 @@ def fill(body: StreamingBody, buffer: memoryview, what: str, *, read_timeout_s: 
     CorruptObject when more bytes follow. The connection goes back to its pool only when the body
     was read to its end.
     """
-    take = _taker(body)
+    take, under = _taker(body), pace.current()
     filled = 0
     try:
         while filled < buffer.nbytes:
             _mind_deadline(body, what, filled, read_timeout_s)
-            count = take(buffer[filled : filled + RECEIVE_STEP])
+            step = RECEIVE_STEP if under is None else under.step(RECEIVE_STEP)
+            count = take(buffer[filled : filled + step])
             if not count:
                 raise TransientStoreError(
                     f"{what}: the answer ended after {filled} of {buffer.nbytes} bytes"
                 )
             filled += count
+            if under is not None:
+                under.take(count)
         if take(memoryview(bytearray(1))):
             raise CorruptObject(f"{what}: the answer is longer than {buffer.nbytes} bytes")
     except BaseException:
