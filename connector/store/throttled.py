@@ -254,13 +254,14 @@ class _Line:
         with self._changed:
             self._queue.append(me)
             try:
+                self._check(what)
                 while not (self._queue[0] is me and self._has_room(size)):
-                    self._check(what)
                     left = time_left()
                     # only the first can get its turn from the passing of time: the rate may change
                     first = LOOK_S if self._queue[0] is me else None
                     waits = [wait for wait in (first, left) if wait is not None]
                     self._changed.wait(max(0.01, min(waits)) if waits else None)
+                    self._check(what)
                 self._under_way += size
             finally:
                 self._queue.remove(me)
