@@ -48,8 +48,13 @@ _LOWEST = {"cursor": -1, "copy": 1, "to_copy": 1}
 _TOKENS = frozenset({"create", "settle", "resume", "copy"})
 """Operations whose ``token`` names an attempt."""
 
-_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.?)*+(?:"|$)', re.DOTALL)
-_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+# a match never fails, else the search would try again from each place of a megabyte
+_BRACKET = re.compile(
+    rb"""(?: [^"\[\]{}]++                         # what is neither a string nor a bracket
+          | " (?: [^"\\]++ | \\.? )*+ (?: " | \Z ) # a string, also one that does not end
+        )*+ ([\[\]{}]?)""",
+    re.DOTALL | re.VERBOSE,
+)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -164,7 +169,7 @@ def _load(data: Buffer) -> dict[str, Any]:
     if len(data) > MAX_CONTROL:
         raise _wrong("the message", f"is longer than {MAX_CONTROL} bytes")
     if not _shallow(data):
-        raise _wrong("the message", f"is not closed, or nested deeper than {MAX_DEPTH}")
+        raise _wrong("the message", f"is nested deeper than {MAX_DEPTH}")
     try:
         values = json.loads(
             str(data, "utf-8"),
@@ -183,11 +188,16 @@ def _load(data: Buffer) -> dict[str, Any]:
 
 
 def _shallow(data: Buffer) -> bool:
-    """Whether brackets nest no deeper than MAX_DEPTH; in linear time and without recursion."""
-    brackets = _STRINGS.sub(b"", data).translate(None, _NOT_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
-    return not brackets
+    """Whether brackets nest no deeper than MAX_DEPTH; in linear time, without recursion or memory.
+
+    Whether they are closed, and by their like, is for the parser to see.
+    """
+    depth = 0
+    for found in _BRACKET.finditer(data):
+        depth += (found[1] in (b"[", b"{")) - (found[1] in (b"]", b"}"))
+        if depth > MAX_DEPTH:
+            return False
+    return True
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
