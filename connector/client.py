@@ -24,6 +24,7 @@ from connector.client_channel import Channel, connect_tls, connect_unix
 from connector.client_errors import ConnectionLost, Refused, error_of, failure_in
 from connector.client_reader import Reader
 from connector.client_writer import Digest, Writer, new_digest
+from connector.wire import challenge
 from connector.wire import messages as wire
 from connector.wire.session import VERSIONS
 
@@ -130,7 +131,11 @@ class Client:
             sock = connect_tls(*self._tcp, self._cafile, patience)
         channel = Channel(sock, timeout_s=self._timeout_s, on_notice=self._on_notice)
         try:
-            hello = wire.Hello(versions=VERSIONS, client=self._client_name, token=self._token)
+            token = self._token
+            if self._tcp is not None:
+                nonce = channel.challenged()
+                token = None if token is None else challenge.response(token, nonce)
+            hello = wire.Hello(versions=VERSIONS, client=self._client_name, token=token)
             return channel, channel.call(hello, wire.Welcome)
         except BaseException:
             channel.close()

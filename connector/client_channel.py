@@ -18,6 +18,7 @@ from typing import TypeVar, cast
 
 from catalog.errors import AuthFailed, ConfigError, PoolError, ProtocolError, Unsupported
 from connector.client_errors import ConnectionLost, error_of
+from connector.wire.challenge import CHALLENGE
 from connector.wire.errors import LocalProtocolError, RemoteProtocolError
 from connector.wire.frames import MAX_DATA, Header, Kind
 from connector.wire.incoming import Incoming, take_memory
@@ -122,6 +123,22 @@ class Channel:
         self._wire.socket.close()
 
     # --- calls ---
+
+    def challenged(self) -> str:
+        """Wait for what the daemon says first over TCP: the nonce that hello's token answers.
+
+        Raises:
+            ConnectionLost, ProtocolError: it says something else, or nothing.
+            PoolError: what it said.
+        """
+        event = self._event()
+        if isinstance(event, Noticed):
+            nonce = event.notice.get(CHALLENGE)
+            if isinstance(nonce, str) and nonce.isascii():
+                return nonce
+        self._note(event)
+        said = "the daemon broke the protocol: no challenge came first"
+        raise self._break(ProtocolError(said, hint="compare its version with ours"))
 
     def call(
         self, call: Call, answer: type[AnyAnswer], *, descriptor: int | None = None

@@ -37,7 +37,8 @@ MAX_HELLO = 64 << 10
 """Longest first frame, in bytes of payload: nobody is known before hello."""
 MAX_REQUEST = 2**32 - 1
 NOBODY = 0
-"""The request number of a failure that answers no call: the connection ends with it."""
+"""The request number of what concerns the connection: a failure, with which it ends, or a notice
+(on TCP the first frame is one, see ``challenge.py``)."""
 
 
 class Phase(Enum):
@@ -262,7 +263,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Noticed:
-    """A call is still running."""
+    """A call is still running. request 0: something about the whole session."""
 
     request: int
     notice: dict[str, object]
@@ -342,7 +343,7 @@ class ClientSession:
         Raises:
             RemoteProtocolError: it belongs to nothing that was asked.
         """
-        if header.kind is Kind.FAILURE and header.request == NOBODY:
+        if header.kind in (Kind.FAILURE, Kind.NOTICE) and header.request == NOBODY:
             return
         asked = self._asked.get(header.request)
         if asked is None:
@@ -380,9 +381,9 @@ class ClientSession:
         self.check(header)
         if header.kind is Kind.FAILURE and header.request == NOBODY:
             return Failed(NOBODY, codec.decode_failure(frame.payload))
-        asked = self._asked[header.request]
         if header.kind is Kind.NOTICE:
             return Noticed(header.request, codec.decode_notice(frame.payload))
+        asked = self._asked[header.request]
         if header.kind is Kind.DATA:
             asked.came += header.length
             return Data(header.request, header.offset, frame.payload)
