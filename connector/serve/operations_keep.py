@@ -1,0 +1,185 @@
+"""delete, set_retention, set_hold: what becomes of images that are there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from catalog.errors import (
+    ImageHeld,
+    ImageLocked,
+    ImageNotFound,
+    ObjectLocked,
+    PoolError,
+    Unsupported,
+    WouldShorten,
+)
+from catalog.model import LockMode, iso
+from connector.logs import Step
+from connector.pool import names
+from connector.pool.delete import delete_image
+from connector.pool.keep import extend_retention
+from connector.pool.keep import set_hold as hold_image
+from connector.serve.drafts import RESUMABLE, Draft, DraftState
+from connector.serve.events import EventKind
+from connector.serve.operations_images import facts_of_entry, manifest_of, spooled_draft
+from connector.serve.units import Unit
+from connector.serve.waiting import Patience
+from connector.wire import messages
+
+if TYPE_CHECKING:
+    from connector.serve.session import ClientSession
+
+
+def delete(session: ClientSession, call: messages.Delete, wait: Patience) -> messages.Deleted:
+    """Delete one copy; one that is gone is deleted as well."""
+    unit = session.unit(call.pool)
+    names.encode(call.image)
+    draft = spooled_draft(unit, call.image, call.copy)
+    entry = unit.index.get(call.image, call.copy)
+    if draft is not None and (entry is None or draft.copy < entry.copy):
+        return _delete_spooled(unit, draft, call)
+    copy = entry.copy if entry is not None else call.copy
+    if copy is None:
+        copy = _lowest_copy(unit, call)
+        if copy is None:
+            return messages.Deleted(state="deleted")
+    begun = unit.drafts.find(call.image, copy)
+    if entry is None and begun is not None and begun.state in RESUMABLE:
+        raise ImageNotFound(
+            f"image {call.image!r} copy {copy} is not complete",
+            hint="discard gives up what was begun",
+        )
+    with unit.in_use.alone(call.image, copy):
+        state = wait.until_done(
+            "deleting", lambda: _delete(unit, call, copy, _actor(session, call))
+        )
+    if state == "deleted" and entry is not None:
+        unit.space.deleted(entry.size or 0)
+    return messages.Deleted(state=state)
+
+
+def _lowest_copy(unit: Unit, call: messages.Delete) -> int | None:
+    """The copy of an image that the index does not know, from the store."""
+    try:
+        return manifest_of(unit, call.image, None).copy
+    except ImageNotFound:
+        return None
+
+
+def _delete(unit: Unit, call: messages.Delete, copy: int, actor: str) -> str:
+    pool = unit.pool()
+    with unit.noticing():
+        try:
+            state = delete_image(
+                pool, unit.index, call.image, copy, reason=call.reason, actor=actor
+            )
+        except ObjectLocked as exc:
+            raise ImageLocked(exc.message, hint=exc.hint) from exc
+    with unit.journal.transaction(durable=True) as db:
+        db.execute(
+            "DELETE FROM drafts WHERE name = ? AND copy = ? AND state = ?",
+            (names.encode(call.image), copy, DraftState.COMPLETE),
+        )
+        unit.announce(db, EventKind.DELETED, call.image, copy, state=str(state), reason=call.reason)
+    unit.woken()
+    unit.count("deleted")
+    unit.told(Step.DELETED, call.image, copy, "", reason=call.reason, actor=actor)
+    return str(state)
+
+
+def _delete_spooled(unit: Unit, draft: Draft, call: messages.Delete) -> messages.Deleted:
+    """An image that is only in the spool yet; its lock would have begun with the store."""
+    with unit.in_use.alone(draft.name, draft.copy):
+        keep = draft.definition.keep
+        if draft.state is DraftState.SPOOLED and keep.hold:
+            raise ImageHeld(
+                f"image {draft.name!r} copy {draft.copy} is held", hint="release the hold first"
+            )
+        if draft.state is DraftState.SPOOLED and keep.lock not in (None, "none"):
+            raise ImageLocked(
+                f"image {draft.name!r} copy {draft.copy} is to be locked until"
+                f" {iso(keep.expires_at) or 'its end'}",
+                hint="wait until the lock ends",
+            )
+        unit.spool.remove(draft, call.reason)
+    unit.space.pending(draft.name, draft.copy, 0)
+    unit.say(EventKind.DELETED, draft.name, draft.copy, state="deleted", reason=call.reason)
+    unit.count("deleted")
+    unit.told(Step.DELETED, draft.name, draft.copy, draft.id, reason=call.reason)
+    return messages.Deleted(state="deleted")
+
+
+def set_retention(
+    session: ClientSession, call: messages.SetRetention, wait: Patience
+) -> messages.Kept:
+    """Keep an image longer."""
+    unit = session.unit(call.pool)
+    if (call.until is None) == (not call.infinite):
+        raise WouldShorten("a retention needs a time or infinite", hint="give one of the two")
+    _check_stored(unit, call)
+    manifest = manifest_of(unit, call.image, call.copy)
+    actor = _actor(session, call)
+
+    def extend() -> messages.Kept:
+        with unit.noticing():
+            entry = extend_retention(
+                unit.pool(),
+                unit.index,
+                manifest,
+                until=call.until,
+                infinite=call.infinite,
+                actor=actor,
+                reason=call.reason,
+                mode=LockMode.GOVERNANCE
+                if unit.settings.lock is LockMode.NONE
+                else unit.settings.lock,
+            )
+        return messages.Kept(facts=facts_of_entry(entry))
+
+    kept = wait.until_done("extending retention", extend)
+    unit.say(
+        EventKind.EXTENDED, manifest.name, manifest.copy,
+        until=kept.facts.expires_at, infinite=kept.facts.infinite, reason=call.reason, actor=actor,
+    )  # fmt: skip
+    unit.told(Step.KEPT, manifest.name, manifest.copy, manifest.token, reason=call.reason)
+    return kept
+
+
+def set_hold(session: ClientSession, call: messages.SetHold, wait: Patience) -> messages.Kept:
+    """Place or release the legal hold."""
+    unit = session.unit(call.pool)
+    _check_stored(unit, call)
+    manifest = manifest_of(unit, call.image, call.copy)
+    actor = _actor(session, call)
+
+    def hold() -> messages.Kept:
+        with unit.noticing():
+            entry = hold_image(
+                unit.pool(), unit.index, manifest, on=call.on, actor=actor, reason=call.reason
+            )
+        return messages.Kept(facts=facts_of_entry(entry))
+
+    kept = wait.until_done("changing a hold", hold)
+    kind = EventKind.HELD if call.on else EventKind.RELEASED
+    unit.say(kind, manifest.name, manifest.copy, reason=call.reason, actor=actor)
+    unit.told(Step.KEPT, manifest.name, manifest.copy, manifest.token, hold=call.on)
+    return kept
+
+
+def _check_stored(unit: Unit, call: messages.SetRetention | messages.SetHold) -> None:
+    names.encode(call.image)
+    if not call.reason:
+        raise PoolError("a change of retention or hold needs a reason", hint="say why")
+    draft = spooled_draft(unit, call.image, call.copy)
+    if draft is not None and unit.index.get(call.image, call.copy) is None:
+        raise Unsupported(
+            f"image {call.image!r} copy {draft.copy} is not in the store yet",
+            hint="wait until its state is complete; locks and holds live in the store",
+        )
+
+
+def _actor(
+    session: ClientSession, call: messages.Delete | messages.SetRetention | messages.SetHold
+) -> str:
+    """Who did it: what the client says, and always who it is."""
+    return f"{call.actor} via {session.peer.name}" if call.actor else session.peer.name
