@@ -118,7 +118,7 @@ class Client:
 
     def hello(self) -> wire.Welcome:
         """Connect, unless connected: what the daemon is, and what it can do."""
-        if self._channel is None or self._channel.broken is not None or self._welcome is None:
+        if self._channel is None or self._welcome is None or not self._channel.alive():
             self._channel, self._welcome = self._connect()
         return self._welcome
 
@@ -211,8 +211,10 @@ class Client:
             keep=keep or wire.Keep(),
             replace=replace,
         )
-        opened = self._call(call, wire.Writing)
-        return self._writer(call, opened, new_digest(wanted=digest, offset=opened.offset))
+        channel = self._open_channel()
+        opened = channel.call(call, wire.Writing)
+        sha256 = new_digest(wanted=digest, offset=opened.offset)
+        return self._writer(channel, call, opened, sha256)
 
     def resume(
         self,
@@ -229,18 +231,23 @@ class Client:
         can still compute it; without it no digest is compared at close (unless offset is 0).
         """
         call = wire.Resume(pool=pool, image=_name(image), token=token, copy=copy)
-        opened = self._call(call, wire.Writing)
+        channel = self._open_channel()
+        opened = channel.call(call, wire.Writing)
         digest = new_digest(wanted=True, offset=opened.offset)
         if digest is None and digest_to is not None:
             digest = digest_to(opened.offset)
-        return self._writer(call, opened, digest)
+        return self._writer(channel, call, opened, digest)
 
     def _writer(
-        self, call: wire.Create | wire.Resume, opened: wire.Writing, digest: Digest | None
+        self,
+        channel: Channel,
+        call: wire.Create | wire.Resume,
+        opened: wire.Writing,
+        digest: Digest | None,
     ) -> Writer:
         assert self._welcome is not None
         return Writer(
-            self._open_channel(),
+            channel,
             pool=call.pool,
             image=call.image,
             copy=call.copy,
@@ -313,7 +320,8 @@ class Client:
             ImageArchived: ``failure_in(exc).offer`` says what a recall would take.
         """
         call = wire.Open(pool=pool, image=_name(image), copy=copy)
-        return Reader(self._open_channel(), self._call(call, wire.Reading), verify=verify)
+        channel = self._open_channel()
+        return Reader(channel, channel.call(call, wire.Reading), verify=verify)
 
     # --- images ---
 

@@ -8,6 +8,7 @@ nobody would ever go on. Knows no image.
 from __future__ import annotations
 
 import array
+import contextlib
 import select
 import socket
 import ssl
@@ -22,7 +23,7 @@ from connector.wire.challenge import CHALLENGE
 from connector.wire.errors import LocalProtocolError, RemoteProtocolError
 from connector.wire.frames import MAX_DATA, Header, Kind
 from connector.wire.incoming import Incoming, take_memory
-from connector.wire.messages import Accepted, Answer, Call, ReadRange
+from connector.wire.messages import Accepted, Answer, Call, Failure, ReadRange
 from connector.wire.session import NOBODY, Answered, ClientSession, Data, Event, Failed, Noticed
 
 AnyAnswer = TypeVar("AnyAnswer", bound=Answer)
@@ -112,7 +113,7 @@ class Channel:
         self._incoming = Incoming(from_client=False, place=self._place)
         self._target: Callable[[Header], memoryview] | None = None
         self._results: dict[int, Answered | Failed] = {}
-        self.accepted: dict[int, Accepted] = {}
+        self.low_space: set[int] = set()
         self.trouble: dict[int, PoolError] = {}
         self.broken: PoolError | None = None
 
@@ -121,6 +122,13 @@ class Channel:
         if self.broken is None:
             self.broken = ConnectionLost("the connection was closed by this client")
         self._wire.socket.close()
+
+    def alive(self) -> bool:
+        """Whether it can still be used, as far as the daemon has said; waits for nothing."""
+        if self.broken is None and self._target is None:
+            with contextlib.suppress(PoolError):
+                self._glance()
+        return self.broken is None
 
     # --- calls ---
 
@@ -300,15 +308,33 @@ class Channel:
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Noticed):
-            self._on_notice(event.notice)
+            self._noticed(event.notice)
         elif isinstance(event, Failed) and event.request == NOBODY:
-            raise self._break(error_of(event.failure))
+            raise self._break(self._ended(event.failure))
         elif isinstance(event, Failed) and event.handle is not None:
             self.trouble.setdefault(event.handle, error_of(event.failure))
         elif isinstance(event, Answered) and event.handle is not None:
-            self.accepted[event.handle] = cast(Accepted, event.answer)
+            if cast(Accepted, event.answer).low_space:
+                self.low_space.add(event.handle)
+            else:
+                self.low_space.discard(event.handle)
         elif isinstance(event, Answered | Failed):
             self._results[event.request] = event
+
+    def _noticed(self, notice: Mapping[str, object]) -> None:
+        handle = notice.get("handle")
+        if isinstance(handle, int) and notice.get("low_space") is True:
+            self.low_space.add(handle)
+        self._on_notice(notice)
+
+    def _ended(self, failure: Failure) -> PoolError:
+        """What it means that the daemon ends the connection."""
+        exc = error_of(failure)
+        if not self._session.greeted or isinstance(exc, ProtocolError):
+            return exc
+        lost = ConnectionLost(f"the daemon ended the session: {failure.message}", hint=failure.hint)
+        vars(lost).update(failure=failure)
+        return lost
 
     def _left(self, exc: OSError) -> PoolError:
         """What to raise when nothing more can be sent: the daemon's last words, if there are."""

@@ -35,8 +35,10 @@ KINDS: dict[str, type[PoolError]] = {
     "complete": errors.ImageComplete,
     "cursor_expired": errors.CursorExpired,
     "damaged": errors.ImageDamaged,
+    "descriptor": errors.DescriptorError,
     "digest": errors.DigestMismatch,
     "down": errors.PoolDown,
+    "erased": errors.ImageErased,
     "exists": errors.ImageExists,
     "frame": errors.ProtocolError,
     "handle": errors.NoHandle,
@@ -57,6 +59,7 @@ KINDS: dict[str, type[PoolError]] = {
     "unknown_op": errors.ProtocolError,
     "unsupported": errors.Unsupported,
     "version": errors.ProtocolError,
+    "stopped": errors.CopyStopped,
     "would_shorten": errors.WouldShorten,
 }
 """Which error stands for which code; ``offset`` and ``no_space`` carry an offset, see below."""

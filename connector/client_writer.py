@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from catalog.errors import ImageDamaged, PoolError
 from connector.client_channel import Channel
-from connector.client_errors import ConnectionLost
+from connector.client_errors import ConnectionLost, failure_in
 from connector.wire.frames import MAX_DATA
 from connector.wire.messages import (
     Abort,
@@ -90,7 +90,7 @@ class Writer:
         self._quiet_bytes = 0
         self._over: PoolError | None = None
         channel.trouble.pop(handle, None)
-        channel.accepted.pop(handle, None)
+        channel.low_space.discard(handle)
 
     def __enter__(self) -> Writer:
         return self
@@ -114,8 +114,7 @@ class Writer:
     @property
     def low_space(self) -> bool:
         """Whether the daemon warned that space runs out."""
-        accepted = self._channel.accepted.get(self._handle)
-        return accepted is not None and accepted.low_space
+        return self._handle in self._channel.low_space
 
     def write(self, data: Bytes) -> int:
         """Send bytes; gives how many, always all. They are not durable before ``flush`` or close.
@@ -143,13 +142,20 @@ class Writer:
 
         Raises:
             Unsupported: over TCP.
-            PoolError: as ``write``.
+            PoolError: as ``write``; ``offset`` is then how far it came, and another descriptor or
+                ``write`` may go on there, unless the image itself has failed.
         """
         self._usable()
         self._push()
         self._digest = None
         call = WriteFrom(handle=self._handle, offset=self.offset, length=length)
-        received = self._ask(lambda: self._channel.call(call, Received, descriptor=descriptor))
+        try:
+            received = self._ask(lambda: self._channel.call(call, Received, descriptor=descriptor))
+        except PoolError as exc:
+            failure = failure_in(exc)
+            if failure is not None and failure.offset is not None:
+                self.offset = failure.offset
+            raise
         self.offset = received.offset
         return received
 
@@ -180,7 +186,9 @@ class Writer:
         call = Close(handle=self._handle, size=self.offset, sha256=sha256)
         try:
             closed = self._ask(lambda: self._channel.call(call, Closed))
-        except ConnectionLost:
+        except PoolError:
+            if self._channel.broken is None:
+                raise
             closed = self._lost_answer(sha256)
         if closed.sha256 is not None and sha256 not in (None, closed.sha256):
             raise ImageDamaged(

@@ -300,6 +300,11 @@ class ClientSession:
         self._last = 0
 
     @property
+    def greeted(self) -> bool:
+        """Whether the daemon has welcomed this client."""
+        return self._rules.phase is Phase.OPEN
+
+    @property
     def waiting(self) -> bool:
         """Whether an answer is still to come (quiet WRITEs have none)."""
         return any(not asked.quiet for asked in self._asked.values())
@@ -343,7 +348,7 @@ class ClientSession:
         Raises:
             RemoteProtocolError: it belongs to nothing that was asked.
         """
-        if header.kind in (Kind.FAILURE, Kind.NOTICE) and header.request == NOBODY:
+        if header.kind is Kind.NOTICE or (header.kind, header.request) == (Kind.FAILURE, NOBODY):
             return
         asked = self._asked.get(header.request)
         if asked is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -544,19 +545,55 @@ def test_the_last_words_of_a_daemon_are_heard_even_while_sending(path: Path) -> 
 
     with scripted(path, daemon), Client(path, timeout_s=WAIT_S) as client:
         image = client.create("main", IMAGE)
-        with pytest.raises(errors.TooBusy, match="is stopping"):
+        with pytest.raises(ConnectionLost, match="ended the session: this daemon is stopping"):
             fill(image)
 
 
 def test_a_client_connects_anew_after_its_connection_was_lost(path: Path) -> None:
+    def first(line: Line) -> None:
+        line.hello()
+        line.call(Claim)
+
     def again(line: Line) -> None:
         line.hello()
         line.serve(Claim, Claimed(mine=False))
 
-    with scripted(path, Line.hello, again), Client(path, timeout_s=WAIT_S) as client:
+    with scripted(path, first, again), Client(path, timeout_s=WAIT_S) as client:
         with pytest.raises(ConnectionLost):
             client.claim("main")
         assert not client.claim("main")
+
+
+def test_a_session_that_ended_while_nothing_was_asked_costs_no_call(path: Path) -> None:
+    left = threading.Event()
+
+    def idle(line: Line) -> None:
+        line.hello()
+        line.fail(0, "timeout", message="nothing was said for 1 s")
+        left.set()
+
+    def again(line: Line) -> None:
+        line.hello()
+        line.serve(Claim, Claimed(mine=True))
+
+    with scripted(path, idle, again), Client(path, timeout_s=WAIT_S) as client:
+        assert left.wait(WAIT_S)
+        assert client.claim("main")
+
+
+def test_low_space_may_be_told_in_a_notice_to_a_writer_who_asks_nothing(path: Path) -> None:
+    def daemon(line: Line) -> None:
+        opened(line)
+        header, _ = line.write()
+        line.send(line.session.notice(header.request, {"handle": 7, "low_space": True}))
+        line.serve(Close, closed(MAX_DATA))
+
+    with scripted(path, daemon), Client(path) as client:
+        image = client.create("main", IMAGE, digest=False)
+        assert not image.low_space
+        image.write(bytes(MAX_DATA))
+        image.close()
+        assert image.low_space
 
 
 def test_a_refused_hello_says_why_and_leaves_no_socket_open(path: Path) -> None:
