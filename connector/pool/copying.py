@@ -146,20 +146,16 @@ def _stream(
             f"image {manifest.name!r}: {writer.offset} bytes were copied, it has {total}",
             hint="copy it again",
         )
-    stream = source.open_image(manifest).stream(writer.offset)
-    try:
-        for view in stream:
-            if stop is not None and stop():
-                writer.durable()
-                raise CopyStopped(
-                    f"the copy of image {manifest.name!r} was stopped at byte {writer.offset}",
-                    hint="call again to go on",
-                )
-            writer.write(view)
-            if progress is not None:
-                progress(writer.offset, total)
-    finally:
-        stream.close()
+    for view in source.open_image(manifest).stream(writer.offset):
+        if stop is not None and stop():
+            writer.durable()
+            raise CopyStopped(
+                f"the copy of image {manifest.name!r} was stopped at byte {writer.offset}",
+                hint="call again to go on",
+            )
+        writer.write(view)
+        if progress is not None:
+            progress(writer.offset, total)
 
 
 def _check_readable(source: Pool, manifest: Manifest) -> None:

@@ -4,9 +4,9 @@ The bucket is the truth; the index makes listing, looking up and counting cheap,
 ``rebuild.py`` makes it anew from the bucket alone. A row changes in the transaction of the commit,
 deletion or retention that it tells of. Names are kept as bytes, so order and equality are exact.
 
-Rows belong to a *generation*. One generation is live. A rebuild fills the next one beside it and
-then changes which is live, in one transaction; until then every change goes into both, and is
-*touched*, so that what a rebuild read before the change cannot undo it.
+Rows belong to a *generation*. One generation is live. A rebuild fills the next one beside it
+(``generations.py``); until that takes over, every change goes into both, and is *touched*, so that
+what a rebuild read before the change cannot undo it.
 """
 
 from __future__ import annotations
@@ -95,17 +95,15 @@ CREATE TRIGGER IF NOT EXISTS stored_images_changed AFTER UPDATE ON stored_images
 SCHEMA = _SCHEMA + _TRIGGERS
 """For ``Journal(path, schema=SCHEMA)``: the tables of this room that share the journal's file."""
 
-_COLUMNS = (
+COLUMNS = (
     "name, copy, token, state, size, stored_size, created_at, sha256, storage_class, expires_at,"
     " infinite, lock_mode, lock_until, hold"
 )
 _MARKS = ", ".join("?" * 15)
 _INSERT = (
-    f"INSERT INTO stored_images (generation, {_COLUMNS}, endless) VALUES (?, {_MARKS})"
+    f"INSERT INTO stored_images (generation, {COLUMNS}, endless) VALUES (?, {_MARKS})"
     " ON CONFLICT (generation, name, copy) DO UPDATE SET "
-    + ", ".join(
-        f"{column} = excluded.{column}" for column in (*_COLUMNS.split(", ")[2:], "endless")
-    )
+    + ", ".join(f"{column} = excluded.{column}" for column in (*COLUMNS.split(", ")[2:], "endless"))
 )
 _LIVE = "generation = (SELECT generation FROM index_generations WHERE live)"
 
@@ -173,6 +171,24 @@ def entry_of(manifest: Manifest, kept: Kept, *, damaged: bool = False) -> Entry:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An entry with what only the index needs: whether no time frees it, what it lies within."""
+
+    entry: Entry
+    endless: bool
+    within: tuple[tuple[bytes, int], ...]
+
+
+def row_of(manifest: Manifest, kept: Kept, *, damaged: bool = False) -> Row:
+    """What the index keeps of a copy."""
+    return Row(
+        entry_of(manifest, kept, damaged=damaged),
+        kept.hold or kept.lock_infinite,
+        tuple((name_bytes(part.image), part.copy) for part in manifest.within),
+    )
+
+
 class Index:
     """Complete copies of one pool, in its journal, which must be opened with ``SCHEMA``."""
 
@@ -180,6 +196,7 @@ class Index:
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
+        self.rebuilding = threading.Lock()
         self._changing = tuple(threading.RLock() for _ in range(64))
 
     @property
@@ -204,11 +221,9 @@ class Index:
 
     def store(self, db: sqlite3.Connection, manifest: Manifest, kept: Kept) -> None:
         """Add or replace a copy."""
-        entry = entry_of(manifest, kept)
-        raw = name_bytes(entry.name)
-        within = [(name_bytes(part.image), part.copy) for part in manifest.within]
-        for generation in self._touch(db, raw, entry.copy):
-            _insert(db, generation, entry, kept.lock_infinite, within)
+        row = row_of(manifest, kept)
+        for generation in self._touch(db, name_bytes(manifest.name), manifest.copy):
+            insert_row(db, generation, row)
 
     def mark_deleting(self, db: sqlite3.Connection, name: str, copy: int) -> None:
         """Say that a copy is on its way out: not listed as complete, its space not free yet."""
@@ -248,7 +263,7 @@ class Index:
         values = (name_bytes(name),) if copy is None else (name_bytes(name), copy)
         with self.journal.transaction() as db:
             row = db.execute(
-                f"SELECT {_COLUMNS} FROM stored_images WHERE {_LIVE} AND {where}"
+                f"SELECT {COLUMNS} FROM stored_images WHERE {_LIVE} AND {where}"
                 " ORDER BY state = 'deleting', copy LIMIT 1",
                 values,
             ).fetchone()
@@ -288,10 +303,10 @@ class Index:
         found: list[Entry] = []
         while len(found) < limit:
             with self.journal.transaction() as db:
-                generation = _live(db)
+                generation = live_generation(db)
                 edge = _edge(db, generation, at, end) if sparse else None
                 rows = db.execute(
-                    f"SELECT {_COLUMNS} FROM stored_images WHERE generation = ?"
+                    f"SELECT {COLUMNS} FROM stored_images WHERE generation = ?"
                     " AND (name, copy) > (?, ?)"
                     + (" AND name < ?" if end is not None else "")
                     + (" AND (name, copy) <= (?, ?)" if edge else "")
@@ -316,7 +331,7 @@ class Index:
         """Sums at a time (UTC nanoseconds). The cost is that of the locks that ended since the
         last call: each is taken off once, and put back should the clock go back."""
         with self.journal.transaction() as db:
-            generation = _live(db)
+            generation = live_generation(db)
             select = (
                 "SELECT images, logical, physical, locked, locked_at FROM index_generations"
                 " WHERE generation = ?"
@@ -336,99 +351,6 @@ class Index:
                 )
         return Totals(images=images, logical=logical, physical=physical, locked=locked)
 
-    # --- rebuilding -------------------------------------------------------------------------
-
-    def building(self) -> tuple[int, str, str | None] | None:
-        """A rebuild that was begun: (started_at, position, report), or None."""
-        with self.journal.transaction() as db:
-            row = db.execute(
-                "SELECT started_at, position, report FROM index_generations WHERE NOT live"
-                " AND started_at ORDER BY generation DESC LIMIT 1"
-            ).fetchone()
-        return None if row is None else (row[0], row[1], row[2])
-
-    def begin_building(self, now: int) -> None:
-        """Begin a generation beside the live one; one that was begun before is given up.
-
-        What is being deleted is taken over: the bucket may still show it.
-        """
-        with self.journal.transaction(durable=True) as db:
-            db.execute("UPDATE index_generations SET started_at = 0 WHERE NOT live")
-            db.execute("DELETE FROM index_touched")
-            live = _live(db)
-            new = db.execute("SELECT max(generation) + 1 FROM index_generations").fetchone()[0]
-            db.execute(
-                "INSERT INTO index_generations (generation, live, complete, started_at)"
-                " VALUES (?, 0, 0, ?)",
-                (new, max(now, 1)),
-            )
-            db.execute("INSERT OR IGNORE INTO index_touched SELECT name, copy FROM deletions")
-            db.execute(
-                f"INSERT INTO stored_images (generation, {_COLUMNS}, endless)"
-                f" SELECT ?, {_COLUMNS}, endless"
-                " FROM stored_images WHERE generation = ? AND state = ?"
-                " AND (name, copy) IN (SELECT name, copy FROM deletions)",
-                (new, live, DELETING),
-            )
-        self._sweep()
-
-    def build(
-        self, found: Collection[tuple[Manifest, Kept, bool]], *, position: str, report: str
-    ) -> None:
-        """Add what a rebuild read, and where it stands; copies touched meanwhile stay as they are.
-
-        found: manifest, how it is kept, whether its objects are damaged.
-        """
-        with self.journal.transaction() as db:
-            new = _building(db)
-            for manifest, kept, damaged in found:
-                entry = entry_of(manifest, kept, damaged=damaged)
-                raw = name_bytes(entry.name)
-                touched = db.execute(
-                    "SELECT 1 FROM index_touched WHERE name = ? AND copy = ?", (raw, entry.copy)
-                ).fetchone()
-                if touched is None:
-                    within = [(name_bytes(part.image), part.copy) for part in manifest.within]
-                    _insert(db, new, entry, kept.lock_infinite, within)
-            db.execute(
-                "UPDATE index_generations SET position = ?, report = ? WHERE generation = ?",
-                (position, report, new),
-            )
-
-    def finish_building(self) -> None:
-        """Make the new generation the live one, at once; then remove the old one bit by bit."""
-        with self.journal.transaction(durable=True) as db:
-            new = _building(db)
-            db.execute("UPDATE index_generations SET live = 0 WHERE live")
-            db.execute(
-                "UPDATE index_generations SET live = 1, complete = 1, started_at = 0, report = NULL"
-                " WHERE generation = ?",
-                (new,),
-            )
-            db.execute("DELETE FROM index_touched")
-        self._sweep()
-
-    def _sweep(self) -> None:
-        """Remove generations that are neither live nor being built, a few rows at a time."""
-        while True:
-            with self.journal.transaction() as db:
-                row = db.execute(
-                    "SELECT generation FROM index_generations WHERE NOT live AND NOT started_at"
-                ).fetchone()
-                if row is None:
-                    return
-                left = 0
-                for table in ("stored_images", "stored_within"):
-                    rest = "tape_name, tape_copy, " if table == "stored_within" else ""
-                    left += db.execute(
-                        f"DELETE FROM {table} WHERE (generation, {rest}name, copy) IN"
-                        f" (SELECT generation, {rest}name, copy FROM {table}"
-                        f" WHERE generation = ? LIMIT {SCAN_ROWS // 4})",
-                        row,
-                    ).rowcount
-                if not left:
-                    db.execute("DELETE FROM index_generations WHERE generation = ?", row)
-
 
 def name_bytes(name: str) -> bytes:
     """A name as the bytes that it stands for."""
@@ -440,26 +362,15 @@ def name_text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _live(db: sqlite3.Connection) -> int:
+def live_generation(db: sqlite3.Connection) -> int:
+    """The generation that answers."""
     row = db.execute("SELECT generation FROM index_generations WHERE live").fetchone()
     return int(row[0])
 
 
-def _building(db: sqlite3.Connection) -> int:
-    row = db.execute(
-        "SELECT max(generation) FROM index_generations WHERE NOT live AND started_at"
-    ).fetchone()
-    assert row[0] is not None, "no rebuild was begun"
-    return int(row[0])
-
-
-def _insert(
-    db: sqlite3.Connection,
-    generation: int,
-    entry: Entry,
-    lock_infinite: bool,
-    within: Collection[tuple[bytes, int]],
-) -> None:
+def insert_row(db: sqlite3.Connection, generation: int, row: Row) -> None:
+    """Add a row to a generation, or replace it."""
+    entry = row.entry
     raw = name_bytes(entry.name)
     db.execute(
         _INSERT,
@@ -467,13 +378,13 @@ def _insert(
             generation, raw, entry.copy, entry.token, entry.state, entry.size, entry.stored_size,
             entry.created_at, None if entry.sha256 is None else bytes.fromhex(entry.sha256),
             entry.storage_class, entry.expires_at, entry.infinite, entry.lock_mode,
-            entry.lock_until, entry.hold, entry.hold or lock_infinite,
+            entry.lock_until, entry.hold, row.endless,
         ),
     )  # fmt: skip
-    if within:
+    if row.within:
         db.executemany(
             "INSERT OR IGNORE INTO stored_within VALUES (?, ?, ?, ?, ?)",
-            [(generation, tape, number, raw, entry.copy) for tape, number in within],
+            [(generation, tape, number, raw, entry.copy) for tape, number in row.within],
         )
 
 
