@@ -81,6 +81,9 @@ HANDLES: Mapping[str, tuple[Mode, ...]] = {
 
 OPENS: Mapping[type[Answer], Mode] = {Writing: Mode.WRITE, Reading: Mode.READ}
 ENDS = frozenset({"close", "abort"})
+"""What ends a handle; it may be repeated on one that has ended, and says the same again."""
+REMEMBERED = 1000
+"""How many ended handles a session remembers."""
 
 
 class _Rules:
@@ -89,6 +92,7 @@ class _Rules:
     def __init__(self) -> None:
         self.phase = Phase.NEW
         self.handles: dict[int, Mode] = {}
+        self._ended: dict[int, None] = {}
 
     def why_not(self, op: str) -> str | None:
         """What forbids this operation now, if anything does."""
@@ -102,6 +106,8 @@ class _Rules:
         """What is wrong with the handle of an operation, if anything is."""
         modes = HANDLES[op]
         mode = self.handles.get(handle)
+        if op in ENDS and handle in self._ended:
+            return None
         if mode is None:
             return f"{op}: there is no handle {handle} in this session"
         if mode not in modes:
@@ -114,7 +120,13 @@ class _Rules:
         if mode is not None:
             self.handles[cast(Writing | Reading, answer).handle] = mode
         if type(call).op in ENDS:
-            self.handles.pop(call.handle, None)  # type: ignore[attr-defined]
+            self._end(call.handle)  # type: ignore[attr-defined]
+
+    def _end(self, handle: int) -> None:
+        self.handles.pop(handle, None)
+        self._ended[handle] = None
+        if len(self._ended) > REMEMBERED:
+            del self._ended[next(iter(self._ended))]
 
 
 # --- the daemon's side ------------------------------------------------------------------------

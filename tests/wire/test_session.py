@@ -129,8 +129,11 @@ def test_an_image_is_written(pair: Pair) -> None:
         events = pair.take(pair.server.accepted(frame.header, answer))
         assert events == ([] if quiet else [Answered(request, None, answer, 7)])
     assert not pair.client.waiting
-    assert pair.ask(Close(handle=7), CLOSED) == CLOSED
+    for _ in range(2):
+        assert pair.ask(Close(handle=7), CLOSED) == CLOSED
     assert pair.server.handles == {}
+    with pytest.raises(LocalProtocolError):
+        pair.client.write(7, 6, 1, quiet=True)
 
 
 def test_an_image_is_read_in_frames_with_a_notice_in_between(pair: Pair) -> None:
