@@ -15,6 +15,8 @@ from typing import Any
 
 from catalog.model import StorageClass
 from connector.pool import names
+from connector.pool.coding import Compression
+from connector.pool.frames import FrameCode
 from connector.pool.journal import Journal
 from connector.pool.manifest import FragmentObject, fragment_from_json, fragment_to_json
 
@@ -44,6 +46,18 @@ class WriteRequest:
     tags: tuple[tuple[str, str], ...]
     part_size: int
     fragment_size: int
+    compression: Compression = Compression.NONE
+    encrypted: bool = False
+    frame_size: int = 0
+
+    @property
+    def code(self) -> FrameCode | None:
+        """What is done to the bytes; None when they are stored as they are."""
+        if self.compression is Compression.NONE and not self.encrypted:
+            return None
+        return FrameCode(
+            compression=self.compression, encrypted=self.encrypted, frame_size=self.frame_size
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +75,11 @@ class ObjectRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartRow:
-    """A part's receipt, with the digests' states behind its last byte."""
+    """A part's receipt, with the digests' states behind its last byte.
+
+    size and crc64nvme are of what is stored. Of a coded part, plain and plain_crc64nvme are of the
+    image's bytes in it, and last says whether its last frame is marked as the object's last.
+    """
 
     number: int
     size: int
@@ -69,6 +87,9 @@ class PartRow:
     crc64nvme: int
     image_state: bytes | None
     object_state: bytes | None
+    plain: int | None = None
+    plain_crc64nvme: int = 0
+    last: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +110,21 @@ class Attempts:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    def begin(self, token: str, name: str, copy: int, request: WriteRequest) -> None:
+    def begin(self, token: str, name: str, copy: int, request: WriteRequest) -> AttemptRow:
         """Journal a new attempt."""
         with self._journal.transaction(durable=True) as db:
             db.execute(
                 "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, NULL)",
                 (token, names.encode(name), copy, AttemptState.WRITING, _request_text(request)),
             )
+        return AttemptRow(
+            token=token,
+            name=name,
+            copy=copy,
+            state=AttemptState.WRITING,
+            request=request,
+            manifest=None,
+        )
 
     def find(self, name: str, copy: int) -> AttemptRow | None:
         """The attempt at this image and copy, if there is one."""
@@ -125,7 +154,9 @@ class Attempts:
         """The receipts of one object, in order."""
         with self._journal.transaction() as db:
             rows = db.execute(
-                "SELECT number, size, etag, crc64nvme, image_state, object_state FROM parts"
+                "SELECT number, size, etag, crc64nvme, image_state, object_state,"
+                " plain, plain_crc64nvme, last"
+                " FROM parts LEFT JOIN coded_parts USING (token, object, number)"
                 " WHERE token = ? AND object = ? ORDER BY number",
                 (token, number),
             ).fetchall()
@@ -137,16 +168,33 @@ class Attempts:
                 crc64nvme=int.from_bytes(crc, "big"),
                 image_state=image_state,
                 object_state=object_state,
+                plain=plain,
+                plain_crc64nvme=int.from_bytes(plain_crc or b"", "big"),
+                last=bool(last),
             )
-            for part, size, etag, crc, image_state, object_state in rows
+            for part, size, etag, crc, image_state, object_state, plain, plain_crc, last in rows
         ]
+
+    def coded_parts(self, token: str, number: int) -> list[tuple[int, int]]:
+        """Bytes of the image in each part of a coded object, and their CRC64NVME, in order.
+
+        They are kept until the image is complete, when the receipts of the parts are gone.
+        """
+        with self._journal.transaction() as db:
+            rows = db.execute(
+                "SELECT plain, plain_crc64nvme FROM coded_parts"
+                " WHERE token = ? AND object = ? ORDER BY number",
+                (token, number),
+            ).fetchall()
+        return [(plain, int.from_bytes(crc, "big")) for plain, crc in rows]
 
     def object_starting(
         self, token: str, number: int, *, offset: int, start_state: bytes | None
     ) -> None:
         """Intent: an upload for this object is about to be started. Forgets earlier parts."""
         with self._journal.transaction(durable=True) as db:
-            db.execute("DELETE FROM parts WHERE token = ? AND object = ?", (token, number))
+            for table in ("parts", "coded_parts"):
+                db.execute(f"DELETE FROM {table} WHERE token = ? AND object = ?", (token, number))
             db.execute(
                 "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, NULL, ?, ?, NULL, NULL)",
                 (token, number, ObjectState.STARTING, offset, start_state),
@@ -172,12 +220,25 @@ class Attempts:
                 "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (token, number, part.number, part.size, part.etag, crc, *states),
             )
+            if part.plain is not None:
+                _add_coded(db, token, number, part)
 
     def object_ending(
-        self, token: str, record: FragmentObject, state: ObjectState, end_state: bytes | None
+        self,
+        token: str,
+        record: FragmentObject,
+        state: ObjectState,
+        end_state: bytes | None,
+        *,
+        coded: PartRow | None = None,
     ) -> None:
-        """Intent: the object with this size and these digests is about to be made visible."""
+        """Intent: the object with this size and these digests is about to be made visible.
+
+        coded: what is in a coded object that has no parts, because it fits one request.
+        """
         with self._journal.transaction(durable=True) as db:
+            if coded is not None:
+                _add_coded(db, token, record.number - 1, coded)
             db.execute(
                 "UPDATE objects SET state = ?, end_state = ?, record = ?"
                 " WHERE token = ? AND number = ?",
@@ -210,8 +271,22 @@ class Attempts:
 
 def drop(db: sqlite3.Connection, token: str) -> None:
     """Drop an attempt's rows, within the caller's transaction."""
-    for table in ("parts", "objects", "attempts"):
+    for table in ("parts", "coded_parts", "objects", "attempts"):
         db.execute(f"DELETE FROM {table} WHERE token = ?", (token,))
+
+
+def _add_coded(db: sqlite3.Connection, token: str, number: int, part: PartRow) -> None:
+    db.execute(
+        "INSERT OR REPLACE INTO coded_parts VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            token,
+            number,
+            part.number,
+            part.plain,
+            part.plain_crc64nvme.to_bytes(8, "big"),
+            part.last,
+        ),
+    )
 
 
 def _request_text(request: WriteRequest) -> str:
@@ -235,6 +310,9 @@ def _attempt(row: tuple[Any, ...]) -> AttemptRow:
             tags=tuple((key, value) for key, value in fields["tags"]),
             part_size=fields["part_size"],
             fragment_size=fields["fragment_size"],
+            compression=Compression(fields.get("compression", Compression.NONE)),
+            encrypted=fields.get("encrypted", False),
+            frame_size=fields.get("frame_size", 0),
         ),
         manifest=manifest,
     )

@@ -29,14 +29,16 @@ class Arena:
         self._free: list[mmap] = []
         self._mutex = threading.Lock()
 
-    def take(self) -> mmap:
-        """A buffer whose contents do not matter.
+    def take(self, size: int = 0) -> mmap:
+        """A buffer whose contents do not matter, of at least size bytes.
+
+        An image that was begun with larger parts than are configured now gets buffers of its own.
 
         Raises:
             PoolError: more images are open than the pool was configured for.
         """
         with self._mutex:
-            if self._free:
+            if self._free and size <= self.size:
                 return self._free.pop()
             if self._left == 0:
                 raise PoolError(
@@ -45,23 +47,30 @@ class Arena:
                     f"(parts_in_flight + 1) * {self.size} bytes",
                 )
             self._left -= 1
-        return part_buffer(self.size)
+        return part_buffer(max(size, self.size))
 
     def give_back(self, buffer: mmap) -> None:
         """Return a buffer that nobody uses any more."""
         with self._mutex:
-            self._free.append(buffer)
+            if len(buffer) == self.size:
+                self._free.append(buffer)
+            else:
+                self._left += 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolContext:
-    """The parts of an open pool. clock gives UTC nanoseconds; actor and run_id go into facts."""
+    """The parts of an open pool. clock gives UTC nanoseconds; actor and run_id go into facts.
+
+    arena has the buffers that images are received into, coded_arena those of coded parts.
+    """
 
     store: ObjectStore
     journal: Journal
     attempts: Attempts
     config: PoolConfig
     arena: Arena
+    coded_arena: Arena
     threads: ThreadPoolExecutor = field(repr=False)
     clock: Callable[[], int]
     actor: str

@@ -39,6 +39,7 @@ from connector.pool.coding import Coding
 from connector.pool.commit import MANIFEST_OPTIONS, OnCommit, commit, finish_commit
 from connector.pool.config import PoolConfig
 from connector.pool.context import WRITER, Arena, PoolContext
+from connector.pool.frames import FrameCode, check_fits, layout
 from connector.pool.journal import Journal
 from connector.pool.manifest import CEILING, Manifest, Origin, Retention, Within
 from connector.pool.outbox import Outbox
@@ -46,7 +47,7 @@ from connector.pool.prices import Prices
 from connector.pool.reader import ImageReader
 from connector.pool.recall import RecallPolicy, Wanted
 from connector.pool.recalling import Recalls
-from connector.pool.resume import clean_away, resume_writer
+from connector.pool.resume import begin_writer, clean_away, resume_writer
 from connector.pool.tickets import Ticket
 from connector.pool.writer import ImageWriter
 from connector.store.interface import (
@@ -93,7 +94,7 @@ class Pool:
             CorruptObject: what lies in the prefix is not a pool that we know.
             ConfigError: there is no pool, and none is to be created.
         """
-        config = config or PoolConfig()
+        config, coding = config or PoolConfig(), coding or Coding()
         self.journal = journal
         self._context = PoolContext(
             store=store,
@@ -101,6 +102,7 @@ class Pool:
             attempts=Attempts(journal),
             config=config,
             arena=Arena(config.images_open * (config.parts_in_flight + 1), config.part_size),
+            coded_arena=_coded_arena(config, coding),
             threads=ThreadPoolExecutor(
                 config.images_open * config.parts_in_flight, thread_name_prefix="part"
             ),
@@ -108,7 +110,7 @@ class Pool:
             actor=actor or _actor(),
             run_id=run_id,
             encryption=encryption,
-            coding=coding or Coding(),
+            coding=coding,
         )
         self._outbox = Outbox(
             journal,
@@ -193,17 +195,18 @@ class Pool:
                 f"image {name!r} copy {copy} is in {self.uri} already",
                 hint="nothing needs to be done; verify it if in doubt",
             )
+        coding = self._context.coding
         request = WriteRequest(
             storage_class=storage_class,
             tags=tags,
             part_size=self._context.config.part_size,
             fragment_size=self._context.config.fragment_size,
+            compression=coding.compression,
+            encrypted=coding.client_key is not None,
+            frame_size=min(coding.frame_size, self._context.config.part_size),
         )
-        token = secrets.token_hex(8)
-        self._context.attempts.begin(token, name, copy, request)
-        return ImageWriter(
-            self._context, request, self._committer(on_commit), name=name, copy=copy, token=token
-        )
+        attempt = self._context.attempts.begin(secrets.token_hex(8), name, copy, request)
+        return begin_writer(self._context, attempt, self._committer(on_commit))
 
     def place_image(
         self,
@@ -437,6 +440,23 @@ class Pool:
     def flush(self) -> None:
         """Commit everything that waits to the ledger."""
         self._outbox.flush()
+
+
+def _coded_arena(config: PoolConfig, coding: Coding) -> Arena:
+    """Buffers of coded parts; each image that is coded takes parts_in_flight + 2 at most.
+
+    Raises:
+        ConfigError: coded parts of this size would not fit S3's limits.
+    """
+    code = FrameCode(
+        compression=coding.compression,
+        encrypted=coding.client_key is not None,
+        frame_size=min(coding.frame_size, config.part_size),
+    )
+    if coding.active:
+        check_fits(code, config)
+    size = layout(code, config.part_size).capacity
+    return Arena(config.images_open * (config.parts_in_flight + 2), size)
 
 
 def _probe(store: ObjectStore, journal: Journal) -> None:

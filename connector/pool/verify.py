@@ -1,8 +1,8 @@
 """Does the store still hold what the manifest says? To three depths, with the evidence.
 
 ``head``: every object is there, with its size, version and lock. ``checksum``: the store's own
-full-object checksum equals ours. ``full``: every byte is read and hashed. A finding is a result,
-not an error.
+full-object checksum equals ours. ``full``: every byte is read, decoded where it is coded, and
+hashed, as it is stored and as the image's. A finding is a result, not an error.
 """
 
 from __future__ import annotations
@@ -10,7 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from catalog.errors import CorruptObject, ImageArchived, ImageDamaged, ObjectNotFound
+from catalog.errors import (
+    ConfigError,
+    CorruptObject,
+    ImageArchived,
+    ImageDamaged,
+    ImageErased,
+    ObjectNotFound,
+)
 from catalog.model import NANOSECONDS
 from connector.pool.context import PoolContext
 from connector.pool.digest import Sha256
@@ -67,8 +74,8 @@ def _verify_head(
     except ObjectNotFound:
         problems.append(f"{fragment.key} is not there")
         return
-    if stored.size != fragment.size:
-        problems.append(f"{fragment.key} has {stored.size} bytes, not {fragment.size}")
+    if stored.size != fragment.stored_size:
+        problems.append(f"{fragment.key} has {stored.size} bytes, not {fragment.stored_size}")
     until = manifest.retention.lock_until
     ended = until is None or until <= context.clock()
     if not ended and (stored.lock_until or 0) // NANOSECONDS < (until or 0) // NANOSECONDS:
@@ -88,27 +95,22 @@ def _verify_bytes(
     context: PoolContext, manifest: Manifest, problems: list[str], unknown: list[str]
 ) -> None:
     whole = Sha256()
-    own = Sha256()
-    digests: list[str] = []
-    left = [fragment.size for fragment in manifest.fragments]
+    own = [Sha256() for _ in manifest.fragments]
+
+    def tap(fragment: FragmentObject, stored: memoryview) -> None:
+        own[fragment.number - 1].update(stored)
+
     try:
-        for view in ImageReader(context, manifest).stream():
+        for view in ImageReader(context, manifest).stream(tap=tap):
             whole.update(view)
-            own.update(view)
-            left[len(digests)] -= view.nbytes
-            while len(digests) < len(left) and left[len(digests)] == 0:
-                digests.append(own.hexdigest())
-                own = Sha256()
-    except ImageArchived as exc:
+    except (ImageArchived, ImageErased, ConfigError) as exc:
         unknown.append(f"cannot be read now: {exc.message}")
         return
     except (ImageDamaged, CorruptObject) as exc:
         problems.append(exc.message)
         return
-    if not manifest.size:
-        digests = [Sha256().hexdigest() for _ in manifest.fragments]
-    for fragment, digest in zip(manifest.fragments, digests, strict=True):
-        if digest != fragment.sha256:
-            problems.append(f"{fragment.key} hashes to {digest}, not {fragment.sha256}")
+    for fragment, digest in zip(manifest.fragments, own, strict=True):
+        if digest.hexdigest() != fragment.sha256:
+            problems.append(f"{fragment.key} hashes to {digest.hexdigest()}, not {fragment.sha256}")
     if manifest.fragments and whole.hexdigest() != manifest.sha256:
         problems.append(f"the image hashes to {whole.hexdigest()}, not {manifest.sha256}")

@@ -10,19 +10,21 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from mmap import mmap
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from catalog.errors import ImageDamaged, PoolError, TransientStoreError
 from connector.pool import names
 from connector.pool.attempts import ObjectState, PartRow, WriteRequest
+from connector.pool.coding import CIPHER, Compression
 from connector.pool.config import MAX_PARTS
 from connector.pool.context import WRITER, PoolContext
 from connector.pool.digest import Buffer, Sha256, crc64, crc64_join
-from connector.pool.manifest import FragmentObject, Manifest, Origin, Retention
+from connector.pool.manifest import CodedAs, FragmentObject, Manifest, Origin, Retention
 from connector.store.interface import ObjectStore, Part, PutOptions, StoredObject, Upload
 
 Commit = Callable[[Manifest], Manifest]
@@ -88,7 +90,7 @@ class ImageWriter:
         """Free room of the part being filled, to be received into; then ``advance``."""
         self._check()
         if self._buffer is None:
-            self._buffer = self._context.arena.take()
+            self._buffer = self._context.arena.take(self._request.part_size)
         return memoryview(self._buffer)[self._fill : self._part_limit()]
 
     def advance(self, size: int) -> None:
@@ -149,6 +151,7 @@ class ImageWriter:
         size: int | None = None,
         sha256: str | None = None,
         blocks: tuple[tuple[int, int], ...] = (),
+        gaps: tuple[tuple[int, int], ...] = (),
     ) -> Manifest:
         """Commit the image: when this returns it is complete, readable and journaled as such.
 
@@ -170,6 +173,7 @@ class ImageWriter:
                     hint="abort it and send it again",
                 )
             )
+        coding = self._coded_as()
         manifest = Manifest(
             name=self.name,
             copy=self.copy,
@@ -182,21 +186,31 @@ class ImageWriter:
             origin=origin,
             retention=retention,
             blocks=blocks,
-            encryption=self._context.encryption,
+            gaps=gaps,
+            encryption=encryption_text(self._context.encryption, coding),
+            compression=coding.compression if coding else Compression.NONE,
+            coding=coding,
         )
         committed = self._commit(manifest)
         self._failure = PoolError(f"image {self.name!r} is closed")
         return committed
 
     def release(self) -> None:
-        """Let go of memory and threads after an error, leaving the attempt to be resumed."""
-        if self._current:
-            for future in self._current.sent:
-                future.cancel()
-                if not future.cancelled():
-                    future.exception()
-        self._drop_buffer()
+        """Let go of memory and threads after an error, leaving the attempt to be resumed.
+
+        What is on its way ends first; what waits for a thread is not sent any more.
+        """
         self._failure = self._failure or PoolError(f"image {self.name!r} was released")
+        for future in self._on_their_way():
+            with suppress(CancelledError):  # the pool was closed
+                future.exception()
+        self._drop_buffer()
+
+    def _on_their_way(self) -> Sequence[Future[Any]]:
+        return self._current.sent if self._current else ()
+
+    def _coded_as(self) -> CodedAs | None:
+        return None
 
     # --- one part ------------------------------------------------------------------------
 
@@ -233,25 +247,27 @@ class ImageWriter:
     def _upload_part(self, current: OpenObject, buffer: mmap, row: PartRow) -> PartRow:
         """In a thread: CRC, send, receipt."""
         try:
-            assert current.upload is not None
-            view = memoryview(buffer)[: row.size]
-            row = replace(row, crc64nvme=crc64(view))
-            held = current.held.get(row.number)
-            if held is not None and _same_part(held, row, view):
-                part = held
-            else:
-                part = self._context.store.put_part(
-                    current.upload, row.number, view, crc64nvme=row.crc64nvme
-                )
-            row = replace(row, etag=part.etag)
-            self._context.attempts.part_confirmed(self.token, current.number, row)
-            return row
+            self._check()
+            return self._confirm_part(current, memoryview(buffer)[: row.size], row)
         except PoolError as exc:
             self._failure = self._failure or exc
             raise
         finally:
             self._context.arena.give_back(buffer)
             self._room.release()
+
+    def _confirm_part(self, current: OpenObject, view: memoryview, row: PartRow) -> PartRow:
+        """Send a part, unless the store has it from before, and journal its receipt."""
+        assert current.upload is not None
+        row = replace(row, crc64nvme=crc64(view))
+        part = current.held.get(row.number)
+        if part is None or not _same_part(part, row, view):
+            part = self._context.store.put_part(
+                current.upload, row.number, view, crc64nvme=row.crc64nvme
+            )
+        row = replace(row, etag=part.etag)
+        self._context.attempts.part_confirmed(self.token, current.number, row)
+        return row
 
     def _seal(self) -> tuple[mmap, int]:
         """Take the filled buffer away and feed the digests."""
@@ -270,13 +286,11 @@ class ImageWriter:
 
     def _object(self) -> OpenObject:
         if self._current is None:
-            number = len(self._done)
-            self._current = OpenObject(
-                number=number,
-                offset=sum(part.size for part in self._done),
-                sha256=Sha256() if number else None,
-            )
+            self._current = self._new_object(len(self._done), sum(part.size for part in self._done))
         return self._current
+
+    def _new_object(self, number: int, offset: int) -> OpenObject:
+        return OpenObject(number=number, offset=offset, sha256=Sha256() if number else None)
 
     def _start_upload(self, current: OpenObject) -> Upload:
         """Journal the intent, start, journal the receipt."""
@@ -308,7 +322,7 @@ class ImageWriter:
     def _put_object(self, current: OpenObject) -> FragmentObject:
         """An object of at most one part goes in one request."""
         if self._buffer is None:
-            self._buffer = self._context.arena.take()
+            self._buffer = self._context.arena.take(self._request.part_size)
         self._journal_start(current)
         buffer, size = self._seal()
         view = memoryview(buffer)[:size]
@@ -325,11 +339,17 @@ class ImageWriter:
         return confirmed(record, stored)
 
     def _complete_object(self, current: OpenObject) -> FragmentObject:
-        assert current.upload is not None
         if self._fill:
             self._send_part()
-        upload, rows = current.upload, self._guard(lambda: [sent.result() for sent in current.sent])
+        rows = self._guard(lambda: [sent.result() for sent in current.sent])
         record = self._record(current, join_crcs(rows), tuple(row.crc64nvme for row in rows))
+        return self._complete(current, record, rows)
+
+    def _complete(
+        self, current: OpenObject, record: FragmentObject, rows: Sequence[PartRow]
+    ) -> FragmentObject:
+        upload = current.upload
+        assert upload is not None
         self._context.attempts.object_ending(
             self.token, record, ObjectState.COMPLETING, self._sha256.export()
         )
@@ -419,6 +439,13 @@ def as_parts(rows: Sequence[PartRow]) -> list[Part]:
 def confirmed(record: FragmentObject, stored: StoredObject) -> FragmentObject:
     """The record with what the store says of the object that is there now."""
     return replace(record, version_id=stored.version_id, etag=stored.etag)
+
+
+def encryption_text(by_store: str, coding: CodedAs | None) -> str:
+    """What a manifest calls an image's encryption: ours, and what the store does besides."""
+    if coding is None or not coding.encrypted:
+        return by_store
+    return CIPHER if by_store == "none" else f"{CIPHER}, {by_store}"
 
 
 def _same_part(held: Part, row: PartRow, view: memoryview) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from catalog.errors import PoolError, TransientStoreError
 from catalog.ledger import Ledger
 from connector.pool import digest
+from connector.pool.coding import ClientKey, Coding, Compression
 from connector.store.interface import Part, PutOptions, StoredObject, Upload
 from connector.store.memory import MemoryStore
 from tests.pool.support import (
@@ -96,24 +97,45 @@ def write_from(pool: Any, data: bytes) -> str:
         raise
 
 
+CODINGS = {
+    "plain": Coding(),
+    "zstd": Coding(compression=Compression.ZSTD, frame_size=16),
+    "sealed": Coding(client_key=ClientKey(id="k", key=bytes(32)), frame_size=16),
+    "both": Coding(
+        compression=Compression.ZSTD, client_key=ClientKey(id="k", key=bytes(32)), frame_size=16
+    ),
+}
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["unheard", "done but unheard"])
-@pytest.mark.parametrize("size", [40, 700, 1030])
-def test_dying_at_every_request_loses_nothing(tmp_path: Path, size: int, after: bool) -> None:
+@pytest.mark.parametrize(
+    ("size", "coding"),
+    [
+        *((size, "plain") for size in (40, 700, 1030)),
+        *((size, "sealed") for size in (40, 700)),
+        (700, "zstd"),
+        pytest.param(1030, "both", marks=pytest.mark.deep),
+    ],
+)
+def test_dying_at_every_request_loses_nothing(
+    tmp_path: Path, size: int, coding: str, after: bool
+) -> None:
     data = some_bytes(size)
     config = tiny_config(64, 256, parts_in_flight=2)
+    settings: dict[str, Any] = {"config": config, "coding": CODINGS[coding]}
     whole = DyingStore()
-    with open_pool(whole, tmp_path / "whole", config=config) as pool:
+    with open_pool(whole, tmp_path / "whole", **settings) as pool:
         write_from(pool, data)
     for n in range(1, whole.calls + 1):
         store, folder = DyingStore(), tmp_path / f"{n}"
         ledger = Ledger.open(str(folder / "ledger"))
-        with open_pool(store, folder, config=config, ledger=ledger) as pool:
+        with open_pool(store, folder, ledger=ledger, **settings) as pool:
             store.after = after
             store.left = n
             with contextlib.suppress(PoolError):
                 write_from(pool, data)
             store.left = -1
-        with open_pool(store, folder, config=config, ledger=ledger) as pool:
+        with open_pool(store, folder, ledger=ledger, **settings) as pool:
             assert write_from(pool, data) == hashlib.sha256(data).hexdigest()
             assert read_image(pool, "a") == data
             assert pool.pending() == []
@@ -123,6 +145,9 @@ def test_dying_at_every_request_loses_nothing(tmp_path: Path, size: int, after: 
         assert list(store.uploads("")) == []
         expected = {part.key for part in manifest.fragments} | {manifest.key}
         assert {stored.key for stored in store.scan("images/")} == expected
+        of_keys = [stored.key for stored in store.scan("keys/")]
+        key = manifest.coding.key if manifest.coding else None
+        assert of_keys == ([] if key is None else [key])
         assert len(store.parts_accepted) == len(set(store.parts_accepted)), (
             "a part that the store had confirmed was sent again"
         )
@@ -305,3 +330,101 @@ def test_nothing_is_durable_where_the_digest_cannot_be_taken_up(
         writer.write(some_bytes(600))
         assert writer.durable() == 0
         pool.abort(writer)
+
+
+@pytest.mark.parametrize("coding", ["zstd", "sealed", "both"])
+@pytest.mark.parametrize("size", [0, 30, 64, 100, 200, 256, 300, 700])
+def test_what_is_durable_of_a_coded_image_is_there_after_a_crash(
+    tmp_path: Path, coding: str, size: int
+) -> None:
+    store, data = tiny_store(), some_bytes(900)
+    settings: dict[str, Any] = {"coding": CODINGS[coding]}
+    with open_pool(store, tmp_path, **settings) as pool:
+        writer = pool.write_image("a", 1)
+        writer.write(data[:size])
+        durable = writer.durable()
+        assert durable <= size
+        assert size - durable < 64 + 64 * 9 + 16, "more than a part and what is being filled"
+        writer.release()
+    with open_pool(store, tmp_path, **settings) as pool:
+        writer = pool.write_image("a", 1)
+        assert writer.offset == durable
+        writer.cut()
+        assert writer.durable() == durable
+        writer.write(data[durable:])
+        writer.close(origin=NOTHING, retention=FOREVER)
+        assert read_image(pool, "a") == data
+
+
+@pytest.mark.parametrize("coding", list(CODINGS))
+def test_an_image_that_is_let_go_again_and_again_comes_to_its_end(
+    tmp_path: Path, coding: str
+) -> None:
+    store, data = tiny_store(), some_bytes(5000)
+    offsets = [-1]
+    for _ in range(60):
+        with open_pool(store, tmp_path, coding=CODINGS[coding]) as pool:
+            writer = pool.write_image("a", 1)
+            offsets.append(writer.offset)
+            writer.write(data[writer.offset : writer.offset + 700])
+            if writer.offset == len(data):
+                writer.close(origin=NOTHING, retention=FOREVER)
+                assert read_image(pool, "a") == data
+                break
+            writer.durable()
+            writer.release()
+    assert offsets == sorted(set(offsets)), "every round brought it forward"
+
+
+@pytest.mark.parametrize("coding", ["sealed", "both"])
+def test_other_bytes_after_a_crash_are_the_image_and_share_no_nonce(
+    tmp_path: Path, coding: str
+) -> None:
+    """The client that died may send something else in place of what was not safe."""
+    store, first, second = tiny_store(), some_bytes(250, seed=1), some_bytes(600, seed=2)
+    with open_pool(store, tmp_path, coding=CODINGS[coding]) as pool:
+        writer = pool.write_image("a", 1)
+        writer.write(first)
+        safe = writer.durable()
+        writer.release()
+    with open_pool(store, tmp_path, coding=CODINGS[coding]) as pool:
+        writer = pool.write_image("a", 1)
+        data = first[: writer.offset] + second
+        assert writer.offset == safe
+        writer.write(second)
+        manifest = writer.close(origin=NOTHING, retention=FOREVER)
+        assert manifest.sha256 == hashlib.sha256(data).hexdigest()
+        assert read_image(pool, "a") == data
+
+
+@pytest.mark.parametrize("coding", list(CODINGS))
+def test_an_image_keeps_the_sizes_that_it_was_begun_with(tmp_path: Path, coding: str) -> None:
+    store, data = tiny_store(), some_bytes(900)
+    with open_pool(store, tmp_path, config=tiny_config(64), coding=CODINGS[coding]) as pool:
+        writer = pool.write_image("a", 1)
+        writer.write(data[:300])
+        writer.release()
+    with open_pool(store, tmp_path, config=tiny_config(16, 32), coding=CODINGS[coding]) as pool:
+        writer = pool.write_image("a", 1)
+        writer.write(data[writer.offset :])
+        manifest = writer.close(origin=NOTHING, retention=FOREVER)
+        assert [part.size for part in manifest.fragments] == [256, 256, 256, 132]
+        assert read_image(pool, "a") == data
+
+
+def test_what_waits_for_a_thread_when_an_image_is_let_go_gives_its_memory_back(
+    tmp_path: Path,
+) -> None:
+    config = tiny_config(64, 256, images_open=1, parts_in_flight=2)
+    for coding in CODINGS.values():
+        store = DyingStore()
+        with open_pool(store, tmp_path / str(id(coding)), config=config, coding=coding) as pool:
+            for at in range(6):
+                writer = pool.write_image(f"image {at}", 1)
+                store.left = store.calls % 3 + 1
+                with contextlib.suppress(PoolError):
+                    writer.write(some_bytes(2000))
+                writer.release()
+                store.left = -1
+            for arena, count in ((pool.context.arena, 3), (pool.context.coded_arena, 4)):
+                assert len([arena.take() for _ in range(count)]) == count
