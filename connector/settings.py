@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from catalog.model import LockMode, StorageClass
+from catalog.model import LockMode
 from connector.pool.classes import ClassPolicy
 from connector.pool.coding import Coding
 from connector.pool.config import PoolConfig
+from connector.pool.lifecycle import LifecycleStep as LifecycleStep
 from connector.pool.prices import Prices
 from connector.pool.recall import RecallPolicy as RecallPolicy
 from connector.store.s3_encryption import Encryption
@@ -64,14 +65,6 @@ class ClientLimits:
     idle_s: float = 3600.0
     call_s: float = 900.0
     abandoned_s: float = 7 * 86_400.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LifecycleStep:
-    """After so many days an image's objects go to a colder class, by the bucket's own rules."""
-
-    days: int
-    storage_class: StorageClass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,11 +32,15 @@ class RecallPrice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassPrice:
-    """Prices of one storage class. minimum_days and minimum_bytes are billed even if unused."""
+    """Prices of one storage class. minimum_days and minimum_bytes are billed even if unused.
+
+    move_per_1k: of moves into it by lifecycle rules, when that is not the price of a PUT.
+    """
 
     storage_gb_month: float
     put_per_1k: float
     get_per_1k: float
+    move_per_1k: float | None = None
     read_gb: float = 0.0
     minimum_days: int = 0
     minimum_bytes: int = 0
@@ -121,18 +125,28 @@ class Prices:
 
         parts: multipart pieces in all, 0 when every object is one request.
         """
-        price, standard = self.of(storage_class), self.of(StorageClass.STANDARD)
+        price = self.of(storage_class)
         months = max(days, price.minimum_days) / DAYS_PER_MONTH
-        billed = max(size, price.minimum_bytes * objects)
-        cost = billed / GB * price.storage_gb_month * months
-        if price.archive:
-            cost += objects * self.archive_bytes / GB * price.storage_gb_month * months
-            cost += objects * self.standard_bytes / GB * standard.storage_gb_month * months
-        cost += objects * price.monitoring_per_1k / 1000 * months
+        cost = months * self.monthly(storage_class, size=size, objects=objects)
         # a multipart object is also created (STANDARD's price) and completed (the class's)
         if parts:
             cost += (parts + objects) * self.staging_part_per_1k / 1000
         return cost + objects * price.put_per_1k / 1000
+
+    def monthly(self, storage_class: StorageClass, *, size: int, objects: int) -> float:
+        """Cost of a month of size bytes in objects, with what is billed for each object."""
+        price, standard = self.of(storage_class), self.of(StorageClass.STANDARD)
+        cost = max(size, price.minimum_bytes * objects) / GB * price.storage_gb_month
+        if price.archive:
+            cost += objects * self.archive_bytes / GB * price.storage_gb_month
+            cost += objects * self.standard_bytes / GB * standard.storage_gb_month
+        return cost + objects * price.monitoring_per_1k / 1000
+
+    def moving(self, storage_class: StorageClass, *, objects: int) -> float:
+        """Cost of lifecycle moves into a class."""
+        price = self.of(storage_class)
+        fee = price.put_per_1k if price.move_per_1k is None else price.move_per_1k
+        return objects * fee / 1000
 
     def reading(
         self, storage_class: StorageClass, *, size: int, objects: int, tier: RecallTier, days: int

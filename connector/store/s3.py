@@ -47,6 +47,7 @@ from connector.store.interface import (
 from connector.store.s3_bucket import S3Bucket, once
 from connector.store.s3_checksum import seal
 from connector.store.s3_encryption import Encryption
+from connector.store.s3_lifecycle import Lifecycle
 from connector.store.s3_lock import Locks
 from connector.store.s3_traffic import Traffic
 
@@ -104,6 +105,10 @@ class S3Store:
                 self._capabilities = s3_probe.probe(self._bucket)
                 logger.info("%s: %s", self.uri, self._capabilities)
             return self._capabilities
+
+    def lifecycle(self) -> Lifecycle:
+        """The lifecycle rules of the bucket; not of the prefix alone."""
+        return Lifecycle(self._bucket)
 
     # --- one object -------------------------------------------------------------------------
 

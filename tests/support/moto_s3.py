@@ -4,6 +4,8 @@ Seen with moto 5.2.5; each mended place is one function or branch below:
 
 - A body whose Content-MD5 or x-amz-checksum-crc64nvme is wrong is stored: here 400 BadDigest.
 - A checksum that was sent is neither repeated in the answer nor kept: here it is.
+- Lifecycle rules lose what moto does not know of them, the sizes of a filter for one: here they
+  come back as they were sent, with the setting of the smallest object that is moved.
 - Parts and Complete of an upload that is gone, and a legal hold on an object that is gone, end in
   a crash: here 404 NoSuchUpload and NoSuchKey.
 
@@ -28,6 +30,7 @@ OLD = "old-"
 
 _CRC = "HTTP_X_AMZ_CHECKSUM_CRC64NVME"
 _MD5 = "HTTP_CONTENT_MD5"
+_SMALLEST = "HTTP_X_AMZ_TRANSITION_DEFAULT_MINIMUM_OBJECT_SIZE"
 _IGNORED_BY_OLD = (_CRC, "HTTP_X_AMZ_CHECKSUM_ALGORITHM", "HTTP_X_AMZ_CHECKSUM_TYPE")
 
 App = Callable[..., Iterable[bytes]]
@@ -38,10 +41,13 @@ class MendedMoto:
 
     def __init__(self, app: App) -> None:
         self._app = app
+        self._rules: dict[str, tuple[bytes, str]] = {}
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if environ["PATH_INFO"].startswith(f"/{OLD}"):
             self._make_old(environ)
+        if environ["QUERY_STRING"].startswith("lifecycle"):
+            return self._lifecycle(environ, start_response)
         crc = environ.get(_CRC) if environ["REQUEST_METHOD"] == "PUT" else None
         if (crc or environ.get(_MD5)) and self._spoilt(environ, crc):
             return _refuse(start_response, "400 Bad Request", "BadDigest")
@@ -53,6 +59,31 @@ class MendedMoto:
         except (KeyError, AttributeError):  # moto looked up what is not there
             missing = "NoSuchUpload" if "uploadId=" in environ["QUERY_STRING"] else "NoSuchKey"
             return _refuse(start_response, "404 Not Found", missing)
+        start_response(answer.status, answer.headers)
+        return body
+
+    def _lifecycle(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Moto judges the rules; what is read is what was written."""
+        bucket, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
+        sent = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = io.BytesIO(sent)
+        answer = _Answer(None)
+        body = self._app(environ, answer.start)
+        smallest = environ.get(_SMALLEST, "all_storage_classes_128K")
+        if method == "PUT" and answer.status.startswith("200"):
+            self._rules[bucket] = (sent, smallest)
+        elif method == "DELETE":
+            self._rules.pop(bucket, None)
+        elif method == "GET" and bucket in self._rules and answer.status.startswith("200"):
+            kept, smallest = self._rules[bucket]
+            body, answer.headers = (
+                [kept],
+                [
+                    ("Content-Type", "application/xml"),
+                    ("Content-Length", str(len(kept))),
+                    ("x-amz-transition-default-minimum-object-size", smallest),
+                ],
+            )
         start_response(answer.status, answer.headers)
         return body
 
