@@ -82,12 +82,14 @@ class Pool:
         coding: Coding | None = None,
         prices: Prices | None = None,
         recall: RecallPolicy | None = None,
+        fragment_tags: tuple[tuple[str, str], ...] = (),
         create: bool = True,
     ) -> None:
         """Open the pool; with create also in a prefix that has none yet, and to be written to.
 
         encryption names what the store itself does; coding is what we do to new images before
-        they leave this host, and holds the key that encrypted ones are read with.
+        they leave this host, and holds the key that encrypted ones are read with. prices and
+        recall are for ``prepare``. fragment_tags are put on every fragment, see ``lifecycle.py``.
 
         Raises:
             StoreUnusable: the bucket is missing or may not be used.
@@ -118,6 +120,7 @@ class Pool:
             batch_rows=config.ledger_rows,
             batch_seconds=config.ledger_seconds,
         )
+        self._fragment_tags = fragment_tags
         self._recalls = Recalls(self._context, prices or Prices.load(), recall or RecallPolicy())
         if create:
             _probe(store, journal)
@@ -198,7 +201,7 @@ class Pool:
         coding = self._context.coding
         request = WriteRequest(
             storage_class=storage_class,
-            tags=tags,
+            tags=(*self._fragment_tags, *tags),
             part_size=self._context.config.part_size,
             fragment_size=self._context.config.fragment_size,
             compression=coding.compression,

@@ -193,6 +193,7 @@ class Unit:
                 coding=self.settings.coding,
                 prices=self.settings.prices,
                 recall=self.settings.recall,
+                fragment_tags=fragment_tags(self.settings.lifecycle),
             )
         return self._pool
 
