@@ -27,6 +27,7 @@ from connector.pool import Pool
 from connector.pool.index import SCHEMA as INDEX_SCHEMA
 from connector.pool.index import Index
 from connector.pool.journal import Journal
+from connector.pool.lifecycle import fragment_tags
 from connector.pool.manifest import Manifest
 from connector.serve import drafts, events
 from connector.serve.drafts import Draft, Drafts, DraftState
