@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import email.utils
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from catalog.errors import PoolError, StoreError, TransientStoreError
-from catalog.model import LockMode, StorageClass
+from catalog.errors import ConfigError, PoolError, StoreError, TransientStoreError
+from catalog.model import LockMode
 from catalog.s3 import vendor_code
 from connector.doctor.findings import Findings, Level
 from connector.doctor.rights import REFUSED, Trial
+from connector.pool import lifecycle
 from connector.settings import PoolSettings
 from connector.store import s3_probe
 from connector.store.interface import PartChecksum
 from connector.store.s3_bucket import S3Bucket
+from connector.store.s3_lifecycle import Lifecycle, Rule
 
 SKEW_WARNING_S = 60.0
 SKEW_ERROR_S = 15 * 60.0
 """S3 refuses requests whose time is off by more. Source: S3 API, ``RequestTimeTooSkewed``."""
-SHORTEST_ABORT_DAYS = 7
-
-_DAY_S = 86_400
 
 
 @dataclass(slots=True)
@@ -58,7 +57,19 @@ def check_contact(trial: Trial, clock: StoreClock) -> bool:
     findings.ok("bucket", f"{name} is there and these credentials are known")
     trial.allowed("s3:ListBucket")
     _check_region(findings, bucket, answer)
+    _check_versions(trial)
     return True
+
+
+def _check_versions(trial: Trial) -> None:
+    """What somebody hid behind a delete marker is found by its versions."""
+    bucket = trial.bucket
+    where = {"Bucket": bucket.location.bucket, "Prefix": bucket.location.key(""), "MaxKeys": 1}
+    action = "s3:ListBucketVersions"
+    if trial.attempt(
+        action, lambda: bucket.client.list_object_versions(**where), needed=Level.WARNING
+    ):
+        trial.allowed(action)
 
 
 _WHAT_FAILED = {
@@ -197,119 +208,66 @@ def check_locking(trial: Trial, lock: LockMode) -> Locking:
 
 
 def check_lifecycle(trial: Trial, pool: PoolSettings, *, abandoned_s: float) -> None:
-    """Rules that are there and reach the pool, and the right to change them if it has steps."""
-    name = trial.bucket.location.bucket
+    """Rules that are there and reach the pool, and whether its own are."""
     action = "s3:GetLifecycleConfiguration"
-    bucket = trial.bucket
     needed = Level.ERROR if pool.lifecycle else Level.WARNING
     try:
-        answer = bucket.call(
-            f"trying {action}",
-            lambda: bucket.client.get_bucket_lifecycle_configuration(Bucket=name),
-        )
-    except TransientStoreError as exc:
-        trial.findings.failed(action, exc)
-        return
+        rules = Lifecycle(trial.bucket).read().rules
     except StoreError as exc:
-        code = vendor_code(exc.__cause__)
-        if code in REFUSED:
+        if vendor_code(exc.__cause__) in REFUSED:
             trial.refused(action, exc, needed=needed, why="rules that would hurt are not seen")
-            return
-        if code != "NoSuchLifecycleConfiguration":
+        else:
             trial.findings.failed(action, exc)
-            return
-        answer = {}
+        return
     trial.allowed(action)
     if pool.lifecycle:
         trial.findings.ok(
             "s3:PutLifecycleConfiguration",
             "not tried, because that would change the bucket: tapeconnector apply does it",
         )
-    check_rules(trial.findings, answer.get("Rules", []), pool.prefix, abandoned_s=abandoned_s)
+    try:
+        check_rules(trial.findings, rules, pool, abandoned_s=abandoned_s)
+    except ConfigError as exc:
+        trial.findings.failed("lifecycle", exc)
 
 
 def check_rules(
-    findings: Findings, rules: Iterable[Mapping[str, Any]], prefix: str, *, abandoned_s: float
+    findings: Findings, rules: Sequence[Rule], pool: PoolSettings, *, abandoned_s: float
 ) -> None:
-    """Which of a bucket's lifecycle rules would hurt a pool at this prefix.
+    """Which of a bucket's rules would hurt the pool, and which of its own are missing.
 
-    A rule with a tag only reaches objects that somebody gave this tag, and is left alone.
+    Raises:
+        ConfigError: the pool's own steps are such that S3 would refuse them.
     """
-    reaching = [
-        rule for rule in rules if rule.get("Status") == "Enabled" and _reaches(rule, prefix)
-    ]
+    wanted = lifecycle.desired(pool, abandoned_s=abandoned_s)
     before = len(findings.made)
-    for rule in reaching:
-        if not _has_tag(rule):
-            _check_rule(findings, rule)
-    shortest = min(
-        (
-            int(rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"])
-            for rule in reaching
-            if "AbortIncompleteMultipartUpload" in rule
-        ),
-        default=None,
-    )
-    enough = max(SHORTEST_ABORT_DAYS, -(-abandoned_s // _DAY_S))
-    if shortest is None:
+    for rule in rules:
+        for harm in lifecycle.plan([rule], wanted).conflicts:
+            what, _, cure = harm.rpartition("; ")
+            if rule.expires or rule.transitions:
+                findings.error("lifecycle", what or harm, cure)
+            else:
+                findings.warning("lifecycle", what or harm, cure)
+    changed = lifecycle.plan(rules, wanted).changed
+    if pool.lifecycle and changed:
+        findings.warning(
+            "lifecycle",
+            "the pool's steps to colder classes are not those of the bucket",
+            "tapeconnector apply shows the difference, and sets them",
+        )
+    if changed and not any(_ends_uploads(rule, wanted.below) for rule in rules):
         findings.warning(
             "lifecycle",
             "no rule removes unfinished uploads: what a lost host leaves is billed for ever",
-            "add a rule AbortIncompleteMultipartUpload; docs/operations.md has it",
-        )
-    elif shortest < enough:
-        findings.warning(
-            "lifecycle",
-            f"uploads are aborted after {shortest} days: an image that takes longer, or is "
-            "resumed later, is lost",
-            f"set the rule to {enough:.0f} days or more",
+            "tapeconnector apply sets one; docs/operations.md has it too",
         )
     if len(findings.made) == before:
-        findings.ok("lifecycle", f"{len(reaching)} rules reach the pool, none hurts")
+        findings.ok("lifecycle", f"{len(rules)} rules, none hurts the pool")
 
 
-def _check_rule(findings: Findings, rule: Mapping[str, Any]) -> None:
-    named = f"rule {rule.get('ID', 'without a name')!r}"
-    expiry = rule.get("Expiration", {})
-    if "Days" in expiry or "Date" in expiry:
-        when = f"after {expiry['Days']} days" if "Days" in expiry else f"on {expiry['Date']}"
-        findings.error(
-            "lifecycle",
-            f"{named} deletes what lies in the pool {when}",
-            "take the pool's prefix out of the rule",
-        )
-    for step in rule.get("Transitions", ()):
-        to = str(step.get("StorageClass"))
-        cold = to in {name for name in StorageClass if name.archived}
-        if cold:
-            findings.error(
-                "lifecycle",
-                f"{named} moves manifests and ledger to {to}, where they cannot be read at once",
-                "take the pool's prefix out of the rule; tapeconnector apply sets steps for images",
-            )
-        else:
-            findings.warning(
-                "lifecycle",
-                f"{named} moves manifests and ledger to {to}, which bills small objects as large",
-                "take the pool's prefix out of the rule; tapeconnector apply sets steps for images",
-            )
-
-
-def _filter(rule: Mapping[str, Any]) -> Mapping[str, Any]:
-    given = rule.get("Filter") or {}
-    inner: Mapping[str, Any] = given.get("And", given)
-    return inner
-
-
-def _has_tag(rule: Mapping[str, Any]) -> bool:
-    given = _filter(rule)
-    return bool(given.get("Tag") or given.get("Tags"))
-
-
-def _reaches(rule: Mapping[str, Any], prefix: str) -> bool:
-    theirs = str(rule.get("Prefix") or _filter(rule).get("Prefix") or "")
-    ours = f"{prefix}/" if prefix else ""
-    return ours.startswith(theirs) or theirs.startswith(ours)
+def _ends_uploads(rule: Rule, below: str) -> bool:
+    reaches = below.startswith(rule.prefix) and not rule.tags
+    return rule.enabled and rule.abort_days is not None and reaches
 
 
 # --- what the endpoint can do -------------------------------------------------------------------

@@ -24,6 +24,7 @@ from connector.doctor.host import check_host, check_prices, check_spool
 from connector.doctor.network import check_network
 from connector.doctor.rights import Away, Trial, Wanted, try_rights
 from connector.doctor.state import check_ledger, check_orphans, check_pool_file, check_probes
+from connector.pool.lifecycle import fragment_tags
 from connector.settings import PoolSettings, Settings
 from connector.store.s3 import S3Store
 from connector.store.s3_bucket import S3Bucket
@@ -126,6 +127,7 @@ def _examine_store(
             lock=pool.lock,
             object_lock=locking.object_lock,
             storage_class=pool.policy.fixed,
+            tags=fragment_tags(pool.lifecycle),
             archived=any(one is None or one.archived for one in classes),
             now=clock.now,
         ),

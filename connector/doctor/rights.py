@@ -111,13 +111,15 @@ class Trial:
 class Wanted:
     """What a pool will need, beyond writing, reading and deleting.
 
-    storage_class None: each image gets its own. archived: images may come to lie in a cold class.
+    storage_class None: each image gets its own. tags: what fragments are marked with. archived:
+    images may come to lie in a cold class.
     now gives the store's clock in seconds since 1970.
     """
 
     lock: LockMode
     object_lock: bool
     storage_class: StorageClass | None
+    tags: tuple[tuple[str, str], ...]
     archived: bool
     now: Callable[[], float]
 
@@ -129,6 +131,8 @@ def try_rights(trial: Trial, wanted: Wanted, *, locks_by_itself: bool) -> None:
     removed.
     """
     _try_uploads(trial, wanted.storage_class)
+    if wanted.tags:
+        _try_tags(trial, wanted.tags)
     if locks_by_itself:
         trial.findings.warning(
             "s3:PutObject",
@@ -429,6 +433,22 @@ def _try_uploads(trial: Trial, wanted: StorageClass | None) -> None:
         _list_upload(trial, upload)
     finally:
         _abort(trial, upload)
+
+
+def _try_tags(trial: Trial, tags: tuple[tuple[str, str], ...]) -> None:
+    """An upload with the tags by which lifecycle steps know fragments; it is aborted at once."""
+    bucket = trial.bucket
+    key = f"{PROBE_PREFIX}{secrets.token_hex(8)}"
+    parameters = bucket.names(key) | creation(bucket, PutOptions(tags=tags))
+    action = "s3:PutObjectTagging"
+    started = trial.attempt(
+        action,
+        lambda: bucket.client.create_multipart_upload(**parameters),
+        why="fragments of a pool with lifecycle steps carry a tag",
+    )
+    if started is not None:
+        trial.allowed(action)
+        _abort(trial, Upload(key=key, upload_id=str(started["UploadId"])))
 
 
 def _list_upload(trial: Trial, upload: Upload) -> None:

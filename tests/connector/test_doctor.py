@@ -24,11 +24,13 @@ from connector.doctor.findings import Findings
 from connector.pool import Pool
 from connector.pool.classes import ClassPolicy
 from connector.pool.journal import Journal
+from connector.pool.lifecycle import apply
 from connector.pool.manifest import Origin, Retention
 from connector.settings import LifecycleStep
 from connector.store.interface import PROBE_PREFIX
 from connector.store.s3 import S3Store
 from connector.store.s3_encryption import Encryption, EncryptionKind
+from connector.store.s3_lifecycle import Rule, Transition
 from tests.connector.doctor_support import (
     PATIENCE,
     bad,
@@ -44,13 +46,14 @@ from tests.support.servers import new_bucket
 
 Make = Callable[..., S3Location]
 GLACIER = ClassPolicy(fixed=StorageClass.GLACIER)
+ABORT = {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 30}}
 
 
 @pytest.fixture
 def location(moto_bucket: Make) -> S3Location:
     """A bucket as docs/operations.md says: Object Lock, versions, a rule for lost uploads."""
     made = moto_bucket(object_lock=True, prefix="pool")
-    rules(made, {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 30}})
+    rules(made, ABORT)
     return made
 
 
@@ -85,7 +88,8 @@ def test_a_sound_installation_has_nothing_but_good_findings_and_nothing_is_left(
         "dns", "tcp", "bucket", "clock", "region", "versioning", "object_lock", "lifecycle",
         "class", "encryption", "checksums", "create_only", "pool", "orphans", "ledger", "prices",
         "state", "socket", "memory", "descriptors",
-        "s3:ListBucket", "s3:GetBucketVersioning", "s3:GetBucketObjectLockConfiguration",
+        "s3:ListBucket", "s3:ListBucketVersions", "s3:GetBucketVersioning",
+        "s3:GetBucketObjectLockConfiguration",
         "s3:GetLifecycleConfiguration", "s3:PutObject", "s3:GetObject", "s3:GetObjectVersion",
         "s3:ListMultipartUploadParts", "s3:ListBucketMultipartUploads",
         "s3:AbortMultipartUpload", "s3:DeleteObject", "s3:DeleteObjectVersion",
@@ -163,7 +167,7 @@ def test_a_right_that_is_missing_is_named_with_its_remedy(
 ) -> None:
     proxy, location = proxied
     proxy.play(faults.refuse(operation, 403, "AccessDenied"))
-    steps = (LifecycleStep(days=30, storage_class=StorageClass.GLACIER),)
+    steps = (LifecycleStep(days=100, storage_class=StorageClass.DEEP_ARCHIVE),)
     # a lock is only tried where it matters: it takes two seconds to end
     lock = LockMode.GOVERNANCE if operation == "PutObjectRetention" else LockMode.NONE
     found = examined(tmp_path, pool_at(location, lock=lock, policy=GLACIER, lifecycle=steps))
@@ -396,47 +400,18 @@ def test_data_that_comes_back_changed_is_an_error(
 
 # --- lifecycle rules ------------------------------------------------------------------------------
 
-ABORT = {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 30}}
-RULES: dict[str, tuple[dict[str, Any], Level | None]] = {
-    "expiry of everything": ({"Filter": {}, "Expiration": {"Days": 30}}, Level.ERROR),
-    "expiry above the pool": ({"Filter": {"Prefix": "po"}, "Expiration": {"Days": 9}}, Level.ERROR),
-    "expiry inside the pool": (
-        {"Filter": {"Prefix": "pool/images/a"}, "Expiration": {"Days": 9}},
-        Level.ERROR,
-    ),
-    "expiry on a date": (
-        {"Prefix": "pool/", "Expiration": {"Date": dt.datetime(2030, 1, 1)}},
-        Level.ERROR,
-    ),
-    "expiry by size": (
-        {
-            "Filter": {"And": {"Prefix": "pool/", "ObjectSizeGreaterThan": 5}},
-            "Expiration": {"Days": 1},
-        },
-        Level.ERROR,
-    ),
-    "expiry beside the pool": (
-        {"Filter": {"Prefix": "poolside/"}, "Expiration": {"Days": 1}},
-        None,
-    ),
-    "expiry of a tag": ({"Filter": {"Tag": {"Key": "a"}}, "Expiration": {"Days": 1}}, None),
-    "a rule that is off": (
-        {"Filter": {}, "Status": "Disabled", "Expiration": {"Days": 1}},
-        None,
-    ),
-    "delete markers": ({"Filter": {}, "Expiration": {"ExpiredObjectDeleteMarker": True}}, None),
-    "all to GLACIER": (
-        {"Filter": {}, "Transitions": [{"Days": 1, "StorageClass": "GLACIER"}]},
-        Level.ERROR,
-    ),
-    "all to STANDARD_IA": (
-        {"Filter": {}, "Transitions": [{"Days": 30, "StorageClass": "STANDARD_IA"}]},
-        Level.WARNING,
-    ),
-    "early abort": (
-        {"Filter": {}, "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 2}},
-        Level.WARNING,
-    ),
+COLD = Transition(when="1", storage_class=StorageClass.GLACIER)
+RULES: dict[str, tuple[Rule, Level | None]] = {
+    "expiry of everything": (Rule(id="a", expires="after 30 days"), Level.ERROR),
+    "expiry above the pool": (Rule(id="a", prefix="po", expires="after 9 days"), Level.ERROR),
+    "expiry inside": (Rule(id="a", prefix="pool/images/a", expires="after 9 days"), Level.ERROR),
+    "expiry by size": (Rule(id="a", larger_than=5, expires="on 2030-01-01"), Level.ERROR),
+    "expiry beside the pool": (Rule(id="a", prefix="poolside/", expires="after 1 days"), None),
+    "expiry of a tag": (Rule(id="a", tags=(("x", "y"),), expires="after 1 days"), None),
+    "a rule that is off": (Rule(id="a", enabled=False, expires="after 1 days"), None),
+    "all to GLACIER": (Rule(id="a", transitions=(COLD,)), Level.ERROR),
+    "early abort": (Rule(id="a", abort_days=2), Level.WARNING),
+    "hidden versions": (Rule(id="a", noncurrent_expires="after 9 days"), Level.WARNING),
 }
 
 
@@ -444,9 +419,9 @@ RULES: dict[str, tuple[dict[str, Any], Level | None]] = {
 def test_lifecycle_rules_that_would_hurt_are_found(name: str) -> None:
     rule, level = RULES[name]
     findings = Findings("main")
-    given = [{"ID": "theirs", "Status": "Enabled", **rule}]
-    given += [{"ID": "ours", "Status": "Enabled", "Filter": {"Prefix": "pool/"}, **ABORT}]
-    check_rules(findings, given, "pool", abandoned_s=7 * 86_400)
+    pool = pool_at(S3Location("b", "pool", None))
+    lost = Rule(id="uploads", prefix="pool/", abort_days=30)
+    check_rules(findings, [rule, lost], pool, abandoned_s=7 * 86_400)
     assert {one.level for one in findings.made} == {level or Level.OK}
     assert all(one.remedy for one in findings.made if one.level is not Level.OK)
 
@@ -455,15 +430,25 @@ def test_a_rule_that_is_there_is_found_in_the_bucket(tmp_path: Path, location: S
     rules(location, ABORT, {"Expiration": {"Days": 365}})
     found = examined(tmp_path, pool_at(location))
     assert bad(found) == {"lifecycle": Level.ERROR}
-    assert "'rule-1' deletes what lies in the pool after 365 days" in found["lifecycle"][0].message
+    assert "'rule-1'" in found["lifecycle"][0].message
+    assert "DELETES" in found["lifecycle"][0].message
 
 
-def test_uploads_must_live_as_long_as_an_incomplete_image() -> None:
-    findings = Findings("main")
-    rule = {"Status": "Enabled", **ABORT}
-    check_rules(findings, [rule], "pool", abandoned_s=31 * 86_400)
-    assert findings.made[0].level is Level.WARNING
-    assert "31 days or more" in findings.made[0].remedy
+def test_steps_that_were_not_applied_are_told_until_they_are(
+    tmp_path: Path, location: S3Location
+) -> None:
+    steps = (LifecycleStep(days=30, storage_class=StorageClass.GLACIER),)
+    pool = pool_at(location, lifecycle=steps)
+    found = examined(tmp_path, pool)
+    assert bad(found) == {"lifecycle": Level.WARNING}
+    assert "tapeconnector apply" in found["lifecycle"][0].remedy
+    store = S3Store(location)
+    apply(store, pool, dry_run=False)
+    store.close()
+    found = examined(tmp_path, pool)
+    assert bad(found) == {}
+    assert found["s3:PutObjectTagging"][0].level is Level.OK
+    assert everything_in(location) == []
 
 
 # --- what lies in the prefix ----------------------------------------------------------------------
