@@ -10,8 +10,9 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -25,7 +26,7 @@ from catalog.errors import (
     PoolError,
     StoreError,
 )
-from catalog.model import iso
+from catalog.model import from_iso, iso
 from connector.pool import names
 from connector.pool.coding import KEY_BYTES, ClientKey, Coding
 from connector.store.interface import ObjectStore, PutOptions
@@ -90,7 +91,7 @@ def load(store: ObjectStore, coding: Coding, whose: KeyOf) -> bytes:
 def rewrap(store: ObjectStore, coding: Coding, whose: KeyOf, *, clock: Callable[[], int]) -> bool:
     """Wrap an image's key by ``coding.client_key``; whether that was still to be done.
 
-    The image's data stays as it is. The key wrapped by the earlier master key is removed, all
+    The image's data stays as it is. The key as wrapped by the earlier master key is removed, all
     versions of it, so that destroying the earlier master key means something.
 
     Raises:
@@ -102,67 +103,110 @@ def rewrap(store: ObjectStore, coding: Coding, whose: KeyOf, *, clock: Callable[
         data = store.read(whose.object, ceiling=CEILING)
     except ObjectNotFound:
         raise erased(store, whose) from None
+    key = _unwrap(coding, whose, data)
     if _fields(whose, data)["master_key"] == coding.client_key.id:
-        _unwrap(coding, whose, data)
         _remove_versions(store, whose.object, but=_only(store.stat(whose.object).version_id))
         return False
-    key = _unwrap(coding, whose, data)
     wrapped = _wrap(coding.client_key, whose, key, clock())
     stored = store.put(whose.object, wrapped, OPTIONS)
+    if read_tombstone(store, whose) is not None:  # it was erased meanwhile
+        destroy(store, whose)
+        raise erased(store, whose)
     if store.read(whose.object, ceiling=CEILING, version_id=stored.version_id) != wrapped:
-        raise _damaged(whose, "another writer has put one at the same time")
+        raise _damaged(whose, "what was put is not what is there")
     _remove_versions(store, whose.object, but=_only(stored.version_id))
     return True
 
 
-def destroy(store: ObjectStore, whose: KeyOf) -> None:
-    """Remove every version of an image's key; done already is success.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewrapped:
+    """What became of the keys of a pool. left: image and why its key could not be wrapped anew."""
+
+    done: int
+    already: int
+    left: tuple[tuple[KeyOf, str], ...]
+
+
+def rewrap_all(store: ObjectStore, coding: Coding, *, clock: Callable[[], int]) -> Rewrapped:
+    """Wrap every image's key by ``coding.client_key``; the data is not touched.
+
+    Can be interrupted and repeated. When nothing is left, the earlier master keys open nothing.
+
+    Raises:
+        StoreError: the store is away.
+    """
+    done = already = 0
+    left: list[tuple[KeyOf, str]] = []
+    for stored in store.scan(f"{names.KEYS}/"):
+        whose = names.parse_image_key(stored.key)
+        if whose is None:
+            continue
+        found = KeyOf(name=whose[0], copy=whose[1], token=whose[2])
+        try:
+            if rewrap(store, coding, found, clock=clock):
+                done += 1
+            else:
+                already += 1
+        except ImageErased:
+            continue
+        except (ConfigError, ImageDamaged) as exc:
+            left.append((found, str(exc)))
+    return Rewrapped(done=done, already=already, left=tuple(left))
+
+
+def destroy(store: ObjectStore, whose: KeyOf) -> int:
+    """Remove every version of an image's key; gives how many there were. Safe to repeat.
 
     Raises:
         ObjectLocked: the bucket itself locks what is put into it.
-        StoreError: it could not be settled that nothing is left.
+        StoreError: something is still there.
     """
-    _remove_versions(store, whose.object, but=())
+    removed = _remove_versions(store, whose.object, but=())
     left = [one for one in store.scan_versions(whose.object) if one.key == whose.object]
     if left:
         raise StoreError(
             f"{len(left)} versions of {whose.object} are still there",
             hint="erase again; somebody may have put it back",
         )
+    return removed
+
+
+def read_tombstone(store: ObjectStore, whose: KeyOf) -> dict[str, Any] | None:
+    """When, by whom and why an image was erased: ``erased_at`` in ns, ``actor``, ``reason``,
+    ``fact_id``. None when it was not."""
+    try:
+        told = json.loads(store.read(whose.tombstone, ceiling=CEILING))
+        texts = {name: str(told[name]) for name in ("actor", "reason", "fact_id")}
+        return texts | {"erased_at": from_iso(told["erased_at"])}
+    except ObjectNotFound:
+        return None
+    except (ValueError, KeyError, TypeError) as exc:
+        raise CorruptObject(f"{whose.tombstone} is no record of an erasure ({exc})") from exc
 
 
 def erased(store: ObjectStore, whose: KeyOf) -> PoolError:
     """The error for an image whose key is not there: what the bucket says of it."""
     image = f"image {whose.name!r} copy {whose.copy}"
-    try:
-        told = json.loads(store.read(whose.tombstone, ceiling=CEILING))
+    told = read_tombstone(store, whose)
+    if told is None:
         return ImageErased(
-            f"{image} was erased at {told['erased_at']} by {told['actor']}: {told['reason']}",
-            hint="its key was destroyed; manifest and ledger still prove what it was",
-        )
-    except (ObjectNotFound, ValueError, KeyError, TypeError):
-        return ImageErased(
-            f"{image} cannot be read for ever: its key {whose.object} is gone",
+            f"{image} cannot be read by anybody: its key {whose.object} is gone",
             hint="nothing in the bucket says why; look into the ledger, or use another copy",
         )
+    return ImageErased(
+        f"{image} was erased on {iso(told['erased_at'])} by {told['actor']}: {told['reason']}",
+        hint="its key was destroyed; manifest and ledger still prove what it was",
+    )
 
 
-def key_ids(store: ObjectStore) -> Iterator[tuple[KeyOf, str]]:
-    """Every key object of a pool, and the id of the master key that wraps it."""
-    for stored in store.scan(f"{names.KEYS}/"):
-        whose = names.parse_image_key(stored.key)
-        if whose is not None:
-            name, copy, token = whose
-            found = KeyOf(name=name, copy=copy, token=token)
-            data = store.read(stored.key, ceiling=CEILING)
-            yield found, str(_fields(found, data)["master_key"])
-
-
-def _remove_versions(store: ObjectStore, key: str, *, but: tuple[str | None, ...]) -> None:
-    """Remove what is kept under a key, hidden versions and delete markers too."""
+def _remove_versions(store: ObjectStore, key: str, *, but: tuple[str | None, ...]) -> int:
+    """Remove what is kept under a key, hidden versions and delete markers too; gives how many."""
+    removed = 0
     for version in list(store.scan_versions(key)):
         if version.key == key and version.version_id not in but:
             store.delete(key, version_id=version.version_id)
+            removed += 1
+    return removed
 
 
 def _only(version_id: str | None) -> tuple[str | None, ...]:

@@ -33,7 +33,7 @@ from catalog.errors import (
 )
 from catalog.ledger import Ledger
 from catalog.model import Fact, LockMode, StorageClass, iso
-from connector.pool import names, outbox, verify
+from connector.pool import erase, names, outbox, verify
 from connector.pool.attempts import Attempts, AttemptState, WriteRequest
 from connector.pool.coding import Coding
 from connector.pool.commit import MANIFEST_OPTIONS, OnCommit, commit, finish_commit
@@ -266,7 +266,7 @@ class Pool:
         return [(row.name, row.copy, row.state) for row in self._context.attempts.all()]
 
     def recover(self, on_commit: OnCommit | None = None) -> list[Manifest]:
-        """Finish every commit that a crash interrupted; images still being written are left.
+        """Finish every commit and erasure that a crash interrupted; what is being written is left.
 
         A commit that the store refuses to finish is left too, and does not keep the others back.
         """
@@ -281,6 +281,7 @@ class Pool:
                     raise
                 except StoreError as exc:
                     log.warning("image %s: its commit cannot be finished: %s", attempt.name, exc)
+        erase.finish_erasures(self._context)
         return finished
 
     def abandon(self, name: str, copy: int) -> None:
