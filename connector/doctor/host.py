@@ -21,7 +21,9 @@ from cryptography import x509
 
 from catalog.console import size_text
 from connector.doctor.findings import Findings
+from connector.pool.coding import Compression
 from connector.pool.config import GIB, MIB
+from connector.serve.inuse import memory_bound
 from connector.settings import PoolSettings, Settings, TcpSettings
 
 PROGRAM = 150 * MIB
@@ -266,17 +268,18 @@ def check_certificate(findings: Findings, tcp: TcpSettings) -> None:
 
 
 def memory_needed(settings: Settings) -> int:
-    """Most bytes that the daemon takes: ``images open * (parts in flight + 1) * part size`` for
-    each pool, for writing and again for the images that are read, and the program itself.
+    """Most bytes that the daemon takes: the part buffers of every pool, once more and one part
+    larger where images are compressed or encrypted here, and the program itself.
 
     Source: docs/operations.md, "Sizing".
     """
-    per_image = [(p.config.parts_in_flight + 1) * p.config.part_size for p in settings.pools]
-    writing = sum(
-        pool.config.images_open * each for pool, each in zip(settings.pools, per_image, strict=True)
-    )
-    reading = settings.limits.handles * max(per_image, default=0)
-    return PROGRAM + writing + reading
+    needed = PROGRAM
+    for pool in settings.pools:
+        config = pool.config
+        needed += memory_bound(config)
+        if pool.coding.compression is not Compression.NONE or pool.coding.client_key is not None:
+            needed += config.images_open * (config.parts_in_flight + 2) * config.part_size
+    return needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,10 +317,10 @@ def check_memory(findings: Findings, settings: Settings, memory: Memory) -> None
     """The memory formula against what there is."""
     needed = memory_needed(settings)
     message = (
-        f"at most {size_text(needed)} for all handles at once, {memory.bound} has "
+        f"at most {size_text(needed)} with all images open, {memory.bound} has "
         f"{size_text(memory.size)}"
     )
-    remedy = "lower images_open, parts_in_flight or part_size, or limits.handles"
+    remedy = "lower images_open, parts_in_flight or part_size"
     if needed > memory.size:
         findings.error("memory", message, remedy)
     elif needed > memory.size * 3 // 4:
@@ -328,9 +331,9 @@ def check_memory(findings: Findings, settings: Settings, memory: Memory) -> None
 
 def descriptors_needed(settings: Settings) -> int:
     """Most files open at once: clients, their passed descriptors, requests to S3, spool files."""
+    images = sum(pool.config.images_open for pool in settings.pools)
     requests = sum(p.config.images_open * p.config.parts_in_flight for p in settings.pools)
-    limits = settings.limits
-    return DESCRIPTORS + limits.connections + 3 * limits.handles + requests
+    return DESCRIPTORS + settings.limits.connections + 3 * images + requests
 
 
 def check_descriptors(findings: Findings, settings: Settings, limit: tuple[int, int]) -> None:

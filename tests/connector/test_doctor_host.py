@@ -22,6 +22,7 @@ from connector.doctor import host
 from connector.doctor.findings import Finding, Findings, Level
 from connector.doctor.host import Memory
 from connector.doctor.network import check_network
+from connector.pool.coding import Coding, Compression
 from connector.pool.config import GIB, MIB, PoolConfig
 from connector.settings import (
     Ack,
@@ -251,13 +252,13 @@ def test_an_endpoint_whose_certificate_nobody_vouches_for_is_an_error(tmp_path: 
 
 def test_the_memory_formula_is_that_of_the_documents(tmp_path: Path) -> None:
     config = PoolConfig(part_size=16 * MIB, parts_in_flight=4, images_open=8)
+    coded = Coding(compression=Compression.ZSTD)
     settings = settings_for(
         tmp_path,
         replace(POOL, config=config),
-        replace(POOL, name="other", config=replace(config, images_open=2)),
-        limits=ClientLimits(handles=4),
+        replace(POOL, name="coded", config=replace(config, images_open=2), coding=coded),
     )
-    buffers = (8 + 2 + 4) * 5 * 16 * MIB
+    buffers = (8 * 5 + 2 * 5 + 2 * 6) * 16 * MIB
     assert host.memory_needed(settings) == host.PROGRAM + buffers
 
 
@@ -274,10 +275,10 @@ def test_the_memory_of_this_host_is_known() -> None:
 
 
 def test_too_few_descriptors_are_told_with_the_number_that_is_needed(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path, POOL, limits=ClientLimits(connections=2000, handles=64))
+    settings = settings_for(tmp_path, POOL, limits=ClientLimits(connections=2000))
     finding = found(host.check_descriptors, settings, (1024, 4096))
     needed = host.descriptors_needed(settings)
-    assert needed > 2000 + 64
+    assert needed > 2000 + 4 * 4
     assert finding.level is Level.WARNING
     assert f"LimitNOFILE={needed}" in finding.remedy
     assert found(host.check_descriptors, settings, (needed, needed)).level is Level.OK
