@@ -276,7 +276,7 @@ class Copies:
                 raise
             copied = there  # a crash came between the commit and the receipt
         else:
-            target.space.complete(to_name, request.to_copy, copied.size or 0)
+            target.space.changed(to_name, request.to_copy)
         target.woken()
         target.told(Step.COPIED, to_name, request.to_copy, copied.token, operation=operation)
         self._end(operation, "done", copied.size or 0, "", "")

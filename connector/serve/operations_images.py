@@ -26,8 +26,8 @@ from connector.pool.verify import Depth
 from connector.serve import recalls
 from connector.serve.drafts import LISTED, Draft, DraftState
 from connector.serve.events import EventKind
-from connector.serve.handles import PoolSource, Reading
 from connector.serve.keeping import retention_of
+from connector.serve.reading import PoolSource, Reading
 from connector.serve.units import Unit
 from connector.serve.waiting import Patience
 from connector.store.interface import RecallState, StoredObject
@@ -52,6 +52,15 @@ def spooled_draft(unit: Unit, image: Name, copy: int | None) -> Draft | None:
         draft = unit.drafts.find(image, copy)
         return draft if draft is not None and draft.state in readable else None
     found = [d for d in unit.drafts.in_states(readable) if d.name == image]
+    return min(found, key=lambda draft: draft.copy, default=None)
+
+
+def listed_draft(unit: Unit, image: Name, copy: int | None) -> Draft | None:
+    """The draft of an image that is not complete or only spooled; without copy the lowest."""
+    if copy is not None:
+        draft = unit.drafts.find(image, copy)
+        return draft if draft is not None and draft.state in LISTED else None
+    found = [draft for draft in unit.drafts.in_states(LISTED) if draft.name == image]
     return min(found, key=lambda draft: draft.copy, default=None)
 
 
@@ -184,7 +193,7 @@ def props(session: ClientSession, call: messages.GetProps, wait: Patience) -> me
     unit = session.unit(call.pool)
     names.encode(call.image)
     entry = unit.index.get(call.image, call.copy)
-    draft = _draft_for(unit, call.image, call.copy)
+    draft = listed_draft(unit, call.image, call.copy)
     if entry is None and draft is not None:
         return _draft_props(unit, draft)
     manifest = manifest_of(unit, call.image, call.copy)
@@ -225,14 +234,6 @@ _WORSE = [
         RecallState.ARCHIVED,
     )
 ]
-
-
-def _draft_for(unit: Unit, image: Name, copy: int | None) -> Draft | None:
-    if copy is not None:
-        draft = unit.drafts.find(image, copy)
-        return draft if draft is not None and draft.state in LISTED else None
-    found = [draft for draft in unit.drafts.in_states(LISTED) if draft.name == image]
-    return min(found, key=lambda draft: draft.copy, default=None)
 
 
 def _draft_props(unit: Unit, draft: Draft) -> messages.Props:

@@ -19,9 +19,14 @@ from connector.pool import names
 from connector.pool.delete import delete_image
 from connector.pool.keep import extend_retention
 from connector.pool.keep import set_hold as hold_image
-from connector.serve.drafts import RESUMABLE, Draft, DraftState
+from connector.serve.drafts import Draft, DraftState
 from connector.serve.events import EventKind
-from connector.serve.operations_images import facts_of_entry, manifest_of, spooled_draft
+from connector.serve.operations_images import (
+    facts_of_entry,
+    listed_draft,
+    manifest_of,
+    spooled_draft,
+)
 from connector.serve.units import Unit
 from connector.serve.waiting import Patience
 from connector.wire import messages
@@ -38,23 +43,23 @@ def delete(session: ClientSession, call: messages.Delete, wait: Patience) -> mes
     entry = unit.index.get(call.image, call.copy)
     if draft is not None and (entry is None or draft.copy < entry.copy):
         return _delete_spooled(unit, draft, call)
+    begun = None if entry is not None else listed_draft(unit, call.image, call.copy)
+    if begun is not None:
+        with unit.in_use.alone(begun.name, begun.copy):
+            raise ImageNotFound(
+                f"image {call.image!r} copy {begun.copy} is not complete",
+                hint="discard gives up what was begun",
+            )
     copy = entry.copy if entry is not None else call.copy
     if copy is None:
         copy = _lowest_copy(unit, call)
         if copy is None:
             return messages.Deleted(state="deleted")
-    begun = unit.drafts.find(call.image, copy)
-    if entry is None and begun is not None and begun.state in RESUMABLE:
-        raise ImageNotFound(
-            f"image {call.image!r} copy {copy} is not complete",
-            hint="discard gives up what was begun",
-        )
     with unit.in_use.alone(call.image, copy):
         state = wait.until_done(
             "deleting", lambda: _delete(unit, call, copy, _actor(session, call))
         )
-    if state == "deleted" and entry is not None:
-        unit.space.deleted(entry.size or 0)
+    unit.space.changed(call.image, copy)
     return messages.Deleted(state=state)
 
 

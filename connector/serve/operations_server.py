@@ -62,7 +62,7 @@ def pool_props(
     down."""
     unit = session.unit(call.pool)
     settings = unit.settings
-    counted = unit.space.count(fresh_s=1.0)
+    counted = unit.space.count(fresh_s=0.0)
     totals, used = counted.totals, unit.space.used()
     capacity = max(1, min(settings.capacity, MAX_INT))
     return messages.PoolProps(

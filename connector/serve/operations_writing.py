@@ -22,8 +22,9 @@ from connector.pool.pool import Pool
 from connector.serve.drafts import RESUMABLE, Definition, Draft, DraftState
 from connector.serve.events import EventKind
 from connector.serve.failures import BusyFor
-from connector.serve.handles import PoolSink, Reading, Writing
+from connector.serve.handles import PoolSink, Writing
 from connector.serve.keeping import check_keep, class_for, origin_of
+from connector.serve.reading import Reading
 from connector.serve.sinks import Sink
 from connector.serve.units import Unit
 from connector.serve.waiting import Patience
@@ -343,7 +344,7 @@ def settle_commit(unit: Unit, pool: Pool, name: str, copy: int) -> bool:
     if attempt is None or attempt.state is not AttemptState.COMMITTING:
         return False
     manifest = finish_commit(pool.context, attempt, unit.on_commit)
-    unit.space.complete(name, copy, manifest.size or 0)
+    unit.space.changed(name, copy)
     unit.count("completed")
     unit.told(Step.COMPLETED, name, copy, manifest.token, why="an interrupted commit was finished")
     unit.woken()

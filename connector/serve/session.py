@@ -15,8 +15,9 @@ from connector.serve import (
     recalls,
 )
 from connector.serve.failures import BusyFor
-from connector.serve.handles import Reading, Writing
+from connector.serve.handles import Writing
 from connector.serve.interface import Notify, Peer
+from connector.serve.reading import Reading
 from connector.serve.units import Unit
 from connector.serve.waiting import Patience
 from connector.wire import messages

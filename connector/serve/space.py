@@ -17,15 +17,14 @@ from connector.serve.inuse import Key
 from connector.settings import PoolSettings
 
 FRESH_S = 30.0
-"""The index is counted anew after this many seconds; in between what changes is added."""
+"""The index is asked again after this many seconds, and after every change that is told here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """A count of the index, how old it is, and what was added since."""
+    """A count of the index, and how old it is."""
 
     totals: Totals
-    added: int
     age_s: float
 
 
@@ -38,7 +37,6 @@ class Space:
         self._clock = clock
         self._mutex = threading.Lock()
         self._counted: tuple[Totals, float] | None = None
-        self._added = 0
         self._pending: dict[Key, int] = {}
         self._pending_sum = 0
         self._was_low = False
@@ -49,15 +47,14 @@ class Space:
             now = time.monotonic()
             if self._counted is None or now - self._counted[1] > fresh_s:
                 self._counted = (self._index.totals(self._clock()), now)
-                self._added = 0
             totals, at = self._counted
-            return Counted(totals, self._added, now - at)
+            return Counted(totals, now - at)
 
     def used(self) -> int:
         """Bytes of all images, also of those that are not complete."""
         counted = self.count()
         with self._mutex:
-            return max(0, counted.totals.logical + self._added + self._pending_sum)
+            return max(0, counted.totals.logical + self._pending_sum)
 
     def pending(self, name: str, copy: int, size: int) -> None:
         """An image that is not complete has size bytes now; 0: it is gone."""
@@ -66,16 +63,11 @@ class Space:
             if size:
                 self._pending[name, copy] = size
 
-    def complete(self, name: str, copy: int, size: int) -> None:
-        """An image has become complete."""
+    def changed(self, name: str, copy: int) -> None:
+        """An image has become complete, or was deleted."""
         self.pending(name, copy, 0)
         with self._mutex:
-            self._added += size
-
-    def deleted(self, size: int) -> None:
-        """A complete image was deleted."""
-        with self._mutex:
-            self._added -= size
+            self._counted = None
 
     def left(self) -> int | None:
         """Bytes up to the hard quota; None: there is none."""

@@ -166,7 +166,7 @@ class Uploader:
 
     def _stored(self, row: SpoolRow, manifest: Manifest) -> None:
         unit = self._unit
-        unit.space.complete(row.name, row.copy, row.size)
+        unit.space.changed(row.name, row.copy)
         unit.count("completed")
         unit.told(Step.STORED, row.name, row.copy, manifest.token, size=row.size)
         unit.woken()

@@ -109,9 +109,7 @@ class World:
 
     def settings(self, *pools: PoolSettings, **changes: Any) -> Settings:
         return replace(
-            Settings(
-                state=self.folder / "state", socket=None, pools=pools or (self.pool(),)
-            ),
+            Settings(state=self.folder / "state", socket=None, pools=pools or (self.pool(),)),
             **changes,
         )
 
@@ -188,9 +186,7 @@ class Caller:
         answer: messages.Closed = self(messages.Close(handle=handle, **fields))
         return answer
 
-    def put(
-        self, image: str, data: bytes, token: str = TOKEN, **fields: Any
-    ) -> messages.Closed:
+    def put(self, image: str, data: bytes, token: str = TOKEN, **fields: Any) -> messages.Closed:
         handle = self.create(image, token, **fields)
         self.write(handle, data)
         return self.close(handle, size=len(data), sha256=sha256(data))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from connector.serve.service import Service
 from tests.pool.support import some_bytes
 from tests.serve.support import Caller, World
 
