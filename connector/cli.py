@@ -2,26 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Annotated, NoReturn
 
 import typer
 
-from catalog import console
-from catalog.console import DebugOption, VerboseOption
+from catalog import console, errors
+from catalog.console import DebugOption, ExitCode, JsonOption, VerboseOption
+from catalog.errors import PoolError
+from connector.commands import images, keep, local, recall, server
 
 NAME = "tapeconnector"
+
+CODES: Mapping[type[PoolError], ExitCode] = {
+    # never, as it was asked for
+    errors.NoPool: ExitCode.USAGE,
+    errors.NameInvalid: ExitCode.USAGE,
+    errors.ImageNotFound: ExitCode.USAGE,
+    errors.ImageExists: ExitCode.USAGE,
+    errors.ImageComplete: ExitCode.USAGE,
+    errors.ImageLocked: ExitCode.USAGE,
+    errors.ImageHeld: ExitCode.USAGE,
+    errors.WouldShorten: ExitCode.USAGE,
+    errors.OverBudget: ExitCode.USAGE,
+    errors.SamePlace: ExitCode.USAGE,
+    errors.Unsupported: ExitCode.USAGE,
+    errors.CursorExpired: ExitCode.USAGE,
+    # bytes are not what they should be
+    errors.ImageDamaged: ExitCode.INCOMPLETE,
+    errors.CorruptObject: ExitCode.INCOMPLETE,
+    errors.DigestMismatch: ExitCode.INCOMPLETE,
+    errors.SizeMismatch: ExitCode.INCOMPLETE,
+    # not yet
+    errors.ImageArchived: ExitCode.INTERRUPTED,
+    errors.ImageBusy: ExitCode.INTERRUPTED,
+    errors.TooBusy: ExitCode.INTERRUPTED,
+}
+"""What the daemon says, as exit codes; all else is 4: it, or its store, cannot be used."""
 
 app = typer.Typer(
     name=NAME,
     rich_markup_mode=None,
-    help="""A storage pool for backup products: serve it, and use it from the command line.""",
+    help="""A storage pool for backup products: serve it, and use it from the command line.
+
+    Start with: tapeconnector serve --embedded
+    Exit codes: 0 done, 2 wrong option or refused for good, 3 damaged, 4 the daemon or its store
+    cannot be used, 5 interrupted or not yet: archived, busy; the same command goes on.
+    """,
 )
 
 
 def main() -> NoReturn:
     """Entry point of the command."""
-    console.run(app, NAME)
+    console.run(
+        app, NAME, codes=CODES, when_interrupted="a file goes on with the same command, a pipe anew"
+    )
 
 
 def _show_version(asked: bool) -> None:
@@ -32,6 +68,7 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def _common(
+    context: typer.Context,
     verbose: VerboseOption = 0,
     debug: DebugOption = False,
     _version: Annotated[
@@ -39,4 +76,42 @@ def _common(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    console.set_up_logging(max(verbose, 2 if debug else 0))
+    level = max(verbose, 2 if debug else 0)
+    console.set_up_logging(level)
+    context.obj = {"verbose": level}
+
+
+def show_version(as_json: JsonOption = False) -> None:
+    """Show the version.
+
+    Example: tapeconnector version
+    """
+    if as_json:
+        console.print_json({"program": NAME, "version": version("tapelift")})
+    else:
+        print(f"{NAME} {version('tapelift')}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "serve": local.serve,
+    "put": images.put,
+    "get": images.get,
+    "ls": images.list_images,
+    "stat": images.stat,
+    "rm": images.rm,
+    "prepare": recall.prepare,
+    "ticket": recall.ticket,
+    "retain": keep.retain,
+    "hold": keep.hold,
+    "copy": keep.copy,
+    "verify": keep.verify,
+    "events": server.events,
+    "pools": server.pools,
+    "status": server.status,
+    "apply": local.apply,
+    "rebuild": local.rebuild,
+    "doctor": local.doctor,
+    "version": show_version,
+}
+for command_name, command in COMMANDS.items():
+    app.command(command_name)(command)

@@ -31,6 +31,7 @@ from connector.config_table import (
 from connector.pool.classes import ClassPolicy
 from connector.pool.coding import LONGEST_KEY_ID, ClientKey, Coding, Compression
 from connector.pool.config import MAX_OBJECT, MAX_PART, MIB, MIN_PART, PoolConfig
+from connector.pool.lifecycle import check_steps
 from connector.pool.prices import Prices
 from connector.secret_files import making, read_key
 from connector.settings import (
@@ -56,17 +57,6 @@ _POLICY = ClassPolicy()
 _CONFIG = PoolConfig()
 _RECALL = RecallPolicy()
 _CENTURY = 36_500
-_COLDER = (
-    StorageClass.STANDARD,
-    StorageClass.STANDARD_IA,
-    StorageClass.INTELLIGENT_TIERING,
-    StorageClass.ONEZONE_IA,
-    StorageClass.GLACIER_IR,
-    StorageClass.GLACIER,
-    StorageClass.DEEP_ARCHIVE,
-)
-"""The only direction in which lifecycle rules move objects. Source: S3 user guide, "Supported
-transitions"."""
 
 
 # --- tables inside a pool ---------------------------------------------------------------------
@@ -114,7 +104,7 @@ EARLIER = Section(
 LIFECYCLE = Section(
     "lifecycle",
     (
-        Key("days", Whole(1, _CENTURY), NEEDED, "Days after an object was stored."),
+        Key("days", Whole(0, _CENTURY), NEEDED, "Days after an object was stored."),
         Key("class", _CLASS, NEEDED, "The class it goes to."),
     ),
 )
@@ -246,7 +236,7 @@ POOL = Section(
             "images_open",
             Whole(1, 1024),
             _CONFIG.images_open,
-            "Images written at once. Memory: images_open x (parts_in_flight + 1) x part_size.",
+            "Images open at once. Memory: images_open x (parts_in_flight + 1) x part_size.",
         ),
         Key(
             "ledger",
@@ -420,15 +410,10 @@ def _steps(read: Mapping[str, Any], where: str, problems: Problems) -> tuple[Lif
             "choose one: auto picks for each image",
         )
         return ()
-    days, warm = 0, StorageClass(read["class"].upper())
-    for number, step in enumerate(steps, 1):
-        if step.days <= days or _COLDER.index(step.storage_class) <= _COLDER.index(warm):
-            problems.add(
-                f"{where}.lifecycle[{number}]",
-                f"{step.storage_class} after {step.days} days does not follow {warm} after {days}",
-                "order steps by days, each to a colder class",
-            )
-        days, warm = step.days, step.storage_class
+    try:
+        check_steps(steps, StorageClass(read["class"].upper()))
+    except ConfigError as exc:
+        problems.add_error(f"{where}.lifecycle", exc)
     return steps
 
 

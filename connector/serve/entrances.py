@@ -55,6 +55,10 @@ class UnixEntrance:
     def __init__(self, allowed: AllowList) -> None:
         self._allowed = allowed
 
+    def allow(self, allowed: AllowList) -> None:
+        """Judge by another list from the next connection on."""
+        self._allowed = allowed
+
     def line(self, sock: socket.socket) -> Line:
         """The connection; see ``Entrance``."""
         return UnixLine(sock)

@@ -94,6 +94,13 @@ class Door:
         self._lobby.start(list(self._listeners))
         log.info("listening on %s", ", ".join(str(address) for address in self.addresses))
 
+    def reload(self, settings: Settings) -> None:
+        """Take over who may come in through the UNIX socket; all else needs a new start."""
+        self._settings = settings
+        for entrance in list(self._listeners.values()):
+            if isinstance(entrance, UnixEntrance):
+                entrance.allow(self._allow_list())
+
     def drain(self, deadline_s: float) -> bool:
         """Let nobody in any more, and wait until those with open handles have closed them.
 
@@ -147,9 +154,7 @@ class Door:
     def _entrance(self, sock: socket.socket) -> Entrance:
         settings = self._settings
         if sock.family == socket.AF_UNIX:
-            listed = settings.socket
-            users, groups = (listed.users, listed.groups) if listed else ((), ())
-            return UnixEntrance(AllowList(users, groups, credentials=self._credentials))
+            return UnixEntrance(self._allow_list())
         if settings.tcp is None:
             raise ConfigError(
                 "a TCP socket was handed over and there is no [tcp] with certificate and token",
@@ -157,6 +162,11 @@ class Door:
             )
         tls.check_loopback(str(sock.getsockname()[0]), "the TCP socket that was handed over")
         return TlsEntrance(tls.server_context(settings.tcp), settings.tcp.token)
+
+    def _allow_list(self) -> AllowList:
+        listed = self._settings.socket
+        users, groups = (listed.users, listed.groups) if listed else ((), ())
+        return AllowList(users, groups, credentials=self._credentials)
 
     def _let_nobody_in(self) -> None:
         self.draining = True

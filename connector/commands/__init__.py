@@ -1,0 +1,1 @@
+"""The commands of ``tapeconnector``: each parses, calls one function, prints."""
