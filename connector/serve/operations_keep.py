@@ -73,6 +73,7 @@ def _lowest_copy(unit: Unit, call: messages.Delete) -> int | None:
 
 def _delete(unit: Unit, call: messages.Delete, copy: int, actor: str) -> str:
     pool = unit.pool()
+    entry = unit.index.get(call.image, copy)
     with unit.noticing():
         try:
             state = delete_image(
@@ -88,7 +89,8 @@ def _delete(unit: Unit, call: messages.Delete, copy: int, actor: str) -> str:
         unit.announce(db, EventKind.DELETED, call.image, copy, state=str(state), reason=call.reason)
     unit.woken()
     unit.count("deleted")
-    unit.told(Step.DELETED, call.image, copy, "", reason=call.reason, actor=actor)
+    token = entry.token if entry else ""
+    unit.told(Step.DELETED, call.image, copy, token, reason=call.reason, actor=actor)
     return str(state)
 
 

@@ -168,7 +168,8 @@ class Uploader:
         unit = self._unit
         unit.space.changed(row.name, row.copy)
         unit.count("completed")
-        unit.told(Step.STORED, row.name, row.copy, manifest.token, size=row.size)
+        as_token = manifest.token  # the story goes on under the id that it began with
+        unit.told(Step.STORED, row.name, row.copy, row.id, size=row.size, stored_as=as_token)
         unit.woken()
         unit.spool.dispose(row)
 
