@@ -33,8 +33,6 @@ from connector.state_lock import lock_state
 
 log = logging.getLogger(__name__)
 
-DRAIN_S = 60.0
-"""How long running calls may take when the daemon is told to end."""
 BEAT_S = 5.0
 """How often the main thread looks around, at least."""
 FIXED = ("state", "tcp", "limits", "metrics_port", "log_json")
@@ -47,7 +45,7 @@ class Daemon:
     """One daemon. ``run`` returns when it was told to end.
 
     config is read again on SIGHUP; None: there is nothing to read. sockets were handed over by
-    the service manager.
+    the service manager. drain_s: how long running calls may take when the daemon is told to end.
     """
 
     def __init__(
@@ -57,7 +55,7 @@ class Daemon:
         config: Path | None = None,
         manager: Manager | None = None,
         sockets: Sequence[socket.socket] = (),
-        drain_s: float = DRAIN_S,
+        drain_s: float,
     ) -> None:
         self._settings = settings
         self._config = config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -25,10 +26,17 @@ from connector.commands.options import (
     split,
     until,
 )
-from connector.pool.verify import Depth
 from connector.wire.messages import Failure, Keep, Kept, Operation
 
 POLL_S = 0.5
+
+
+class Depth(StrEnum):
+    """How thoroughly ``verify`` looks; ``connector.pool.verify.Depth`` without its imports."""
+
+    HEAD = "head"
+    CHECKSUM = "checksum"
+    FULL = "full"
 
 
 @at_daemon

@@ -1,31 +1,31 @@
 """Commands for the daemon's own host, which work from its configuration: ``serve``, ``rebuild``,
-``apply``, ``doctor``."""
+``apply``, ``doctor``.
+
+What they need is imported when they run: it takes most of a second, and the commands of clients,
+which backup products call for every part, need none of it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from catalog import console
 from catalog.console import ExitCode, JsonOption
 from catalog.errors import ConfigError
-from connector import doctor as examination
-from connector import embedded, logs
 from connector.commands.options import YesOption, consent
-from connector.config import load
-from connector.daemon import DRAIN_S, Daemon
-from connector.manager import Manager
 from connector.places import SYSTEM_CONFIG
-from connector.pool import lifecycle
-from connector.serve.activation import handed_over
-from connector.serve.service import Service, open_s3_store
-from connector.settings import PoolSettings, Settings
-from connector.state_lock import lock_state
 
+if TYPE_CHECKING:
+    from connector.pool.lifecycle import Diff
+    from connector.settings import PoolSettings, Settings
+
+DRAIN_S = 60.0
+"""How long running calls may take when the daemon is told to end."""
 POOL_WAIT_S = 30.0
 """How long ``rebuild`` waits for a pool's store."""
 
@@ -39,6 +39,8 @@ PoolArgument = Annotated[
 
 
 def _settings(config: Path | None) -> tuple[Settings, Path]:
+    from connector.config import load
+
     path = config or SYSTEM_CONFIG
     if config is None and not path.exists():
         raise ConfigError(
@@ -87,6 +89,11 @@ def serve(
 
     Example: tapeconnector serve --embedded
     """
+    from connector import logs
+    from connector.daemon import Daemon
+    from connector.manager import Manager
+    from connector.serve.activation import handed_over
+
     verbose = int((context.obj or {}).get("verbose", 0))
     if embedded_:
         if config is not None:
@@ -102,6 +109,10 @@ def serve(
 
 
 def _serve_embedded(folder: Path | None, socket: Path | None, drain_s: float, verbose: int) -> None:
+    from connector import embedded, logs
+    from connector.daemon import Daemon
+    from connector.manager import Manager
+
     logs.set_up(False, verbose)
     with embedded.embedded_s3(os.environ) as url:
         settings = embedded.settings_for(url, folder, socket)
@@ -124,6 +135,9 @@ def rebuild(
     damage.
     Example: tapeconnector rebuild main --config tapeconnector.toml
     """
+    from connector.serve.service import Service
+    from connector.state_lock import lock_state
+
     settings, _ = _settings(config)
     chosen = [pool.name for pool in _chosen(settings, pools)]
     found: dict[str, Any] = {}
@@ -172,6 +186,8 @@ def apply(
     What would change is shown first. Exits with 3 when a rule of somebody else harms a pool.
     Example: tapeconnector apply --config tapeconnector.toml --dry-run
     """
+    from connector.serve.service import open_s3_store
+
     settings, _ = _settings(config)
     conflicts, done = False, []
     for pool in _chosen(settings, pools):
@@ -192,7 +208,9 @@ def apply(
 
 def _apply(
     store: Any, pool: PoolSettings, settings: Settings, *, dry_run: bool, yes: bool, quiet: bool
-) -> lifecycle.Diff:
+) -> Diff:
+    from connector.pool import lifecycle
+
     abandoned_s = settings.limits.abandoned_s
     diff = lifecycle.apply(store, pool, dry_run=True, abandoned_s=abandoned_s)
     if not quiet:
@@ -220,6 +238,8 @@ def doctor(
     Every finding comes with its remedy; exits with 3 when something does not work.
     Example: tapeconnector doctor --config tapeconnector.toml
     """
+    from connector import doctor as examination
+
     settings, _ = _settings(config)
     names = [pool.name for pool in _chosen(settings, pools)]
     findings = examination.examine(
