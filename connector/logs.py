@@ -33,6 +33,7 @@ OURS = ("catalog", "connector", "migrate")
 _STORY = "tapelift"
 """Key of our fields in a log record."""
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,-]+")
+_SECRET = frozenset({"token", "proof"})
 _LONGEST = 200
 """Most characters of one field of a protocol message in the log."""
 
@@ -133,7 +134,7 @@ class Short:
 
 
 def _in_short(name: str, value: object) -> str:
-    if name == "token":
+    if name in _SECRET:
         return f"({len(str(value))} characters)"
     if isinstance(value, tuple):
         return f"({len(value)})"

@@ -31,6 +31,7 @@ from importlib.metadata import version
 from typing import Protocol
 
 from catalog.errors import AuthFailed, OffsetMismatch, PoolError, TooBusy
+from connector.logs import Short
 from connector.serve import streaming
 from connector.serve.descriptors import Address, Passed, take_end
 from connector.serve.entrances import Proof
@@ -142,6 +143,7 @@ class Dialogue:
             if passed.truncated and len(passed) < 2:
                 raise TooBusy("no descriptor is free in the daemon", hint="try again later")
             call = self.rules.call(payload, descriptors=len(passed))
+            log.debug("%s < %s", self.peer.name, Short(call))
             with self.out.working(header.request):
                 answer = self._perform(header.request, call, passed)
         except (PeerGone, PeerSlow):
@@ -149,10 +151,13 @@ class Dialogue:
         except (PoolError, RemoteProtocolError) as exc:
             self._refuse_call(header.request, exc)
         else:
+            log.debug("%s > %s", self.peer.name, Short(answer))
             self.out.frame(self.rules.answer(header.request, call, answer))
 
     def _refuse_call(self, request: int, exc: PoolError | RemoteProtocolError) -> None:
-        self.out.failure(request, as_failure(exc))
+        failure = as_failure(exc)
+        log.debug("%s > %s", self.peer.name, Short(failure))
+        self.out.failure(request, failure)
         if isinstance(exc, AuthFailed):
             log.warning("refused: %s: %s", self.peer.name, exc.message)
         if not self.rules.greeted or getattr(exc, "fatal", False):
