@@ -199,22 +199,36 @@ def each(action: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
 
 
 def askings(
-    prices: Prices, looked: Iterable[Looked], *, tier: RecallTier, days: int, now: int, longer: bool
+    prices: Prices,
+    looked: Iterable[Looked],
+    *,
+    tier: RecallTier,
+    days: int,
+    now: int,
+    longer: bool,
+    faster: bool,
 ) -> list[Asking]:
     """What each object needs in a tier, with its price.
 
-    A copy that is on its way is sped up only when this journal knows that it was asked for in a
-    slower tier: what others asked for costs nothing here. longer: copies that are there and would
-    go before days are over get more days.
+    faster: a copy that is on its way is sped up, but only when this journal knows that it was asked
+    for in a slower tier: what others asked for costs nothing here. longer: copies that are there
+    and would go before days are over get more days.
 
     Raises:
         Unsupported: a class among them has no such tier; names those it has.
     """
-    return [_asking(prices, one, tier, days, now, longer=longer) for one in looked]
+    return [_asking(prices, one, tier, days, now, longer=longer, faster=faster) for one in looked]
 
 
 def _asking(
-    prices: Prices, one: Looked, tier: RecallTier, days: int, now: int, *, longer: bool
+    prices: Prices,
+    one: Looked,
+    tier: RecallTier,
+    days: int,
+    now: int,
+    *,
+    longer: bool,
+    faster: bool,
 ) -> Asking:
     stored = one.stored
     if stored.recall is RecallState.ARCHIVED:
@@ -224,7 +238,7 @@ def _asking(
         )
         return Asking(looked=one, what=What.NEW, tier=tier, days=days, cost=cost, hours=price.hours)
     if stored.recall is RecallState.RECALLING:
-        return _faster(prices, one, tier, days)
+        return _faster(prices, one, tier, days, wanted=faster)
     expires = stored.recall_expires_at
     if longer and expires is not None and expires < now + (days - 1) * DAY:
         return longer_copy(prices, one, days)
@@ -243,14 +257,14 @@ def _nothing(one: Looked, tier: RecallTier, days: int, hours: float) -> Asking:
     return Asking(looked=one, what=What.NOTHING, tier=tier, days=days, cost=0.0, hours=hours)
 
 
-def _faster(prices: Prices, one: Looked, tier: RecallTier, days: int) -> Asking:
+def _faster(prices: Prices, one: Looked, tier: RecallTier, days: int, *, wanted: bool) -> Asking:
     """Source: S3 user guide, speed upgrade: a faster tier, and no other days than before."""
     known, size = prices.of(one.stored.storage_class).recall, one.stored.size
     if one.asked is None:
         slowest = max((price.hours for price in known.values()), default=0.0)
         return _nothing(one, tier, days, slowest)
     asked_tier, asked_days = one.asked
-    if BY_SPEED.index(tier) >= BY_SPEED.index(asked_tier):
+    if not wanted or BY_SPEED.index(tier) >= BY_SPEED.index(asked_tier):
         hours = known[asked_tier].hours if asked_tier in known else 0.0
         return _nothing(one, asked_tier, asked_days, hours)
     price = prices.recall_price(one.stored.storage_class, tier)
@@ -266,13 +280,18 @@ def _faster(prices: Prices, one: Looked, tier: RecallTier, days: int) -> Asking:
 
 
 def offers(
-    prices: Prices, looked: Sequence[Looked], *, days: int, now: int, longer: bool
+    prices: Prices, looked: Sequence[Looked], *, days: int, now: int, longer: bool, faster: bool
 ) -> list[TierOffer]:
-    """Every tier that all objects can be had in, fastest first; none when nothing is to be had."""
+    """Every tier that all objects can be had in, fastest first; none when nothing is to be had.
+
+    faster: with what it costs to speed up what is on its way.
+    """
     found: list[TierOffer] = []
     for tier in BY_SPEED:
         try:
-            needed = askings(prices, looked, tier=tier, days=days, now=now, longer=longer)
+            needed = askings(
+                prices, looked, tier=tier, days=days, now=now, longer=longer, faster=faster
+            )
         except Unsupported:
             continue
         if any(one.what in (What.NEW, What.FASTER) for one in needed):

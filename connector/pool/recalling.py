@@ -38,6 +38,8 @@ GROUP = 256
 """Objects between two receipts in the journal: what a crash can cause to be asked for again."""
 LOOKS = 10_000
 """Most objects that one look at a ticket asks the store about."""
+MAX_DAYS = 36_500
+"""Longest that a copy can be asked for, in days."""
 SENDS = 2_000
 """Most objects that one look at a ticket asks the store for, when a process died over it."""
 
@@ -65,6 +67,10 @@ class Recalls:
         dry_run: bool = False,
     ) -> Ticket:
         """See ``Pool.prepare``."""
+        if not 0 <= days <= MAX_DAYS:
+            raise Unsupported(
+                f"a recall for {days} days", hint=f"use 1 to {MAX_DAYS} days, or 0 for the pool's"
+            )
         pieces, images = recall.pieces(wanted)
         live = self._live(pieces, tier)
         if live is not None:
@@ -72,9 +78,21 @@ class Recalls:
         looked = [self._with_history(one) for one in recall.look(self._context, pieces)]
         now, longer = self._context.clock(), days > 0
         days = days or self.policy.days
-        offers = recall.offers(self.prices, looked, days=days, now=now, longer=longer)
-        chosen = tier or recall.choose_tier(self.policy, offers)
-        needed = recall.askings(self.prices, looked, tier=chosen, days=days, now=now, longer=longer)
+        offers, plain = (
+            recall.offers(self.prices, looked, days=days, now=now, longer=longer, faster=faster)
+            for faster in (True, False)
+        )
+        # the pool's own choice never speeds up what is on its way: that is asked for by its name
+        chosen = tier or recall.choose_tier(self.policy, plain)
+        needed = recall.askings(
+            self.prices,
+            looked,
+            tier=chosen,
+            days=days,
+            now=now,
+            longer=longer,
+            faster=tier is not None,
+        )
         head = Head(
             ticket=recall.ticket_name(pieces, chosen),
             tier=chosen,
