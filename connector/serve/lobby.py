@@ -10,6 +10,7 @@ tenth of a millisecond, and a busy client does not pay it: its thread lingers fo
 from __future__ import annotations
 
 import logging
+import os
 import select
 import socket
 import threading
@@ -56,6 +57,8 @@ class Lobby(Generic[W]):
         self._ready = ready
         self._tick = tick
         self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._bell, select.EPOLLIN)
         self._lock = threading.Lock()
         self._parked: dict[int, tuple[W, float]] = {}
         self._again: list[tuple[W, bool, float]] = []
@@ -98,11 +101,15 @@ class Lobby(Generic[W]):
                     self._parked[fd] = waiting, 0.0
 
     def stop(self) -> None:
-        """End the thread; those who wait stay parked."""
+        """End the thread; those who wait stay parked. May be called more than once."""
+        if self._stop.is_set():
+            return
         self._stop.set()
+        os.eventfd_write(self._bell, 1)
         if self._thread.ident is not None:
             self._thread.join()
         self._epoll.close()
+        os.close(self._bell)
 
     def _run(self) -> None:
         ticked = time.monotonic()
