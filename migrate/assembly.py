@@ -71,7 +71,7 @@ class Assembly:
             on_commit=lambda db, manifest: record_stored(db, job.image.image_id, manifest),
         )
         self._ends = work.fragment_ends(job.image.image_id)
-        self._skip = 0
+        self._skip = self.writer.skipper(self.writer.offset)
         self.notes: list[str] = []
 
     @property
@@ -88,14 +88,16 @@ class Assembly:
     def begin(self, number: int) -> None:
         """A fragment comes now from its first byte."""
         start = self._ends[number - 1] if number > 1 else 0
-        self._skip = self.writer.offset - start
+        self._skip = self.writer.skipper(start)
 
     def piece(self, data: bytes | memoryview) -> int:
-        """Bytes of the fragment, in order; gives how many were new."""
-        if self._skip:
-            known = min(self._skip, len(data))
-            self._skip -= known
-            data = memoryview(data)[known:]
+        """Bytes of the fragment, in order; gives how many were new.
+
+        Raises:
+            ImageDamaged: what is safe already reads differently today.
+        """
+        if self._skip.left:
+            data = self._skip.feed(data)
         if len(data):
             self.writer.write(data)
         return len(data)
@@ -106,9 +108,9 @@ class Assembly:
         Raises:
             ImageDamaged: it is shorter than when it was read before.
         """
-        if self._skip:
+        if self._skip.left:
             raise ImageDamaged(
-                f"fragment {number} is {self._skip} bytes shorter than when it was read before"
+                f"fragment {number} is {self._skip.left} bytes shorter than when it was read before"
             )
         if note:
             self.notes.append(f"fragment {number}: {note}")

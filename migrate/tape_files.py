@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from catalog.errors import ImageExists
+from catalog.errors import ImageDamaged, ImageExists
 from catalog.model import Kind, LockMode, StorageClass, TapePlace
 from connector.pool import Manifest, Origin, Pool, Retention
 from connector.pool.classes import remaining_days
@@ -55,28 +55,29 @@ class TapeFileMover:
             return ""
         whole = OpaqueFile(keeps_records=keeps_records)
         wanted = Wanted(image_id=name, copy=POOL_COPY, fragment_number=1)
-        known = writer.offset
+        known = writer.skipper(0)
         problem = ""
         try:
             for extract in whole.extract(events, [wanted]):
                 self.session.check_stopped()
                 if isinstance(extract, Piece):
-                    data = memoryview(extract.data)
-                    skipped = min(known, len(data))
-                    known -= skipped
-                    if len(data) > skipped:
-                        writer.write(data[skipped:])
-                        self.moved += len(data) - skipped
-                    self.session.progress.moved(self.drive, len(data))
+                    new = known.feed(extract.data)
+                    if new.nbytes:
+                        writer.write(new)
+                        self.moved += new.nbytes
+                    self.session.progress.moved(self.drive, len(extract.data))
                 elif isinstance(extract, Gap):
                     problem = problem or extract.reason
                 elif isinstance(extract, Done):
                     problem = extract.problem or problem
+        except ImageDamaged as exc:  # not what was read before a crash: nothing of it is kept
+            pool.abort(writer)
+            return str(exc)
         except BaseException:
             writer.release()
             raise
-        if known:
-            problem = f"it is {known} bytes shorter than when it was read before"
+        if known.left:
+            problem = f"it is {known.left} bytes shorter than when it was read before"
         if problem:
             pool.abort(writer)
             return problem

@@ -191,6 +191,11 @@ class CodedObject(OpenObject):
     begun: bool = False
     ended: bool = False
 
+    def safe(self) -> list[tuple[int, int]]:
+        """See ``OpenObject.safe``."""
+        rows = [self.rows[number] for number in sorted(self.rows)]
+        return [(row.plain or 0, row.plain_crc64nvme) for row in rows]
+
 
 class CodedWriter(ImageWriter):
     """An ``ImageWriter`` whose fragments hold frames."""
@@ -239,6 +244,9 @@ class CodedWriter(ImageWriter):
         current = self._object()
         assert isinstance(current, CodedObject)
         return current
+
+    def _done_parts(self, fragment: FragmentObject) -> Iterator[tuple[int, int]]:
+        yield from self._context.attempts.coded_parts(self.token, fragment.number - 1)
 
     def _new_object(self, number: int, offset: int) -> CodedObject:
         stream = new_stream(self._context.coded_arena, self._coder, self._request.part_size)

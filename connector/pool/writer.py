@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,6 +25,7 @@ from connector.pool.config import MAX_PARTS
 from connector.pool.context import WRITER, PoolContext
 from connector.pool.digest import Buffer, Sha256, crc64, crc64_join
 from connector.pool.manifest import CodedAs, FragmentObject, Manifest, Origin, Retention
+from connector.pool.skip import SafePart, Skipper
 from connector.store.interface import ObjectStore, Part, PutOptions, StoredObject, Upload
 
 Commit = Callable[[Manifest], Manifest]
@@ -44,6 +45,11 @@ class OpenObject:
     size: int = 0
     sent: list[Future[PartRow]] = field(default_factory=list)
     held: dict[int, Part] = field(default_factory=dict)  # parts S3 has from before a crash
+
+    def safe(self) -> list[tuple[int, int]]:
+        """Sizes and checksums of the image's bytes in each part that is safe."""
+        rows = [part.result() for part in self.sent]
+        return [(row.size, row.crc64nvme) for row in rows]
 
 
 class ImageWriter:
@@ -136,6 +142,37 @@ class ImageWriter:
             return sum(part.size for part in self._done)
         self._context.attempts.part_confirmed(self.token, current.number, rows[-1], durable=True)
         return current.offset + sum(row.size for row in rows)
+
+    def skipper(self, start: int) -> Skipper:
+        """For a source that begins again at start: passes over what is safe, and compares it.
+
+        It ends where this writer stands when it is asked for; ask before anything is written.
+        """
+        end = self.offset
+        parts = self._safe_parts() if start < end else []
+        return Skipper(self.name, parts, start=start, end=end)
+
+    def _safe_parts(self) -> list[SafePart]:
+        """What is safe from before, in order, with the checksums that the journal has of it."""
+        found: list[SafePart] = []
+        for fragment in self._done:
+            at = fragment.offset
+            for size, crc in self._done_parts(fragment):
+                found.append(SafePart(at, size, crc))
+                at += size
+        if self._current is not None:
+            at = self._current.offset
+            for size, crc in self._current.safe():
+                found.append(SafePart(at, size, crc))
+                at += size
+        return found
+
+    def _done_parts(self, fragment: FragmentObject) -> Iterator[tuple[int, int]]:
+        left = fragment.size
+        for crc in fragment.part_crc64nvme:
+            size = min(left, fragment.part_size)
+            left -= size
+            yield size, crc
 
     def suspend(self) -> None:
         """``cut`` and let go; ``Pool.resume`` goes on, in this process or a later one."""

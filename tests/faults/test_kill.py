@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from catalog.s3 import S3Location
+from connector.pool.journal import Journal
 from tests.faults.dying import Death, Mortals
 from tests.migrate.support import (
     MIB,
@@ -211,6 +213,45 @@ def test_a_killed_upload_of_many_parts_goes_on_with_the_next_part(
     wide_scene: Scene, which: int
 ) -> None:
     wide_scene.survive(moments(wide_scene, 2, seed=3)[which], object_lock=True)
+
+
+def test_a_tape_that_reads_differently_after_a_kill_is_not_joined_to_what_is_safe(
+    mortals: Mortals, moto_endpoint: str, tmp_path: Path
+) -> None:
+    tapes = spanning_set()
+    tapes.tapes = {"TAPE03": [tapes.tapes["TAPE03"][-1]]}
+    ((name, data),) = tapes.images().items()
+    catalog, shelf = tapes.write(tmp_path)
+    tape = shelf / "TAPE03.tap"
+    good = tape.read_bytes()
+    real = new_bucket(moto_endpoint)
+    to, workdir = S3Location(real.bucket, "pool", moto_endpoint), tmp_path / "work"
+    words = run_words(catalog, shelf, to, workdir, "--part-mib", "5")
+    for moment in itertools.count(70, 3):
+        death = mortals.run(words, at_event=moment)
+        assert death.killed, "it ended before a part was safe"
+        if first_part_is_safe(workdir):
+            break
+    at = good.index(data[2 * MIB : 2 * MIB + 64])
+    tape.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+    refused = mortals.run(words)
+    assert "of the source are not those that were stored" in refused.out + refused.err
+    bucket = Bucket(to)
+    assert (bucket.names(), bucket.uploads(), bucket.orphans()) == ([], [], [])
+    tape.write_bytes(good)
+    last = mortals.run(words)
+    assert last.code == 0, last.err
+    assert bucket.sha256s() == {name: hashlib.sha256(data).hexdigest()}
+
+
+def first_part_is_safe(workdir: Path) -> bool:
+    """Whether a work folder's journal has the receipt of an object's first part."""
+    journal = Journal(workdir / "journal.sqlite", read_only=True)
+    try:
+        with journal.transaction() as db:
+            return bool(db.execute("SELECT 1 FROM parts WHERE number = 1").fetchone())
+    finally:
+        journal.close()
 
 
 @pytest.mark.deep
