@@ -510,7 +510,7 @@ def test_a_long_call_sends_notices_not_too_often_and_also_by_itself(
     monkeypatch.setattr(outgoing, "PULSE_S", 0.5)
 
     def long(name: str, notify: Notify, gone: Callable[[], bool]) -> bool:
-        end = time.monotonic() + 2.6
+        end = time.monotonic() + 1.7
         while time.monotonic() < end:
             notify({"done": 7})
             time.sleep(min(often, max(0.0, end - time.monotonic())))
@@ -519,7 +519,7 @@ def test_a_long_call_sends_notices_not_too_often_and_also_by_itself(
     service.claim = long
     with client(path) as peer:
         assert peer.alive()
-        assert 1 <= len(peer.notices) <= 3
+        assert 1 <= len(peer.notices) <= 2
         for notice in peer.notices:
             assert notice["done"] == 7
             assert isinstance(notice["busy_s"], float)
