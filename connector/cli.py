@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Annotated, NoReturn
@@ -11,6 +12,7 @@ import typer
 from catalog import console, errors
 from catalog.console import DebugOption, ExitCode, JsonOption, VerboseOption
 from catalog.errors import PoolError
+from connector import dplcompat
 from connector.commands import images, keep, local, recall, server
 
 NAME = "tapeconnector"
@@ -92,6 +94,23 @@ def show_version(as_json: JsonOption = False) -> None:
         print(f"{NAME} {version('tapelift')}")
 
 
+def wrapper(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="OPERATION",
+            help="options, testconnection, list V, stat V P, upload V P, download V P, remove V P.",
+        ),
+    ],
+) -> None:
+    """Be the program that Bareos runs for each part of a volume; set up by environment variables.
+
+    Give Bareos the program tapeconnector-dplcompat, which is this command.
+    Example: tapeconnector dplcompat list Full-0001
+    """
+    raise typer.Exit(dplcompat.run(words, os.environ))
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "serve": local.serve,
     "put": images.put,
@@ -111,6 +130,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "apply": local.apply,
     "rebuild": local.rebuild,
     "doctor": local.doctor,
+    "dplcompat": wrapper,
     "version": show_version,
 }
 for command_name, command in COMMANDS.items():

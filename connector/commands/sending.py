@@ -112,12 +112,7 @@ def _send(
             f"{writer.offset} bytes of it are there, and a stream cannot be read again",
             hint="begin anew, with --replace and without --token",
         )
-    passing = order.descriptor and given.passable and "DESCRIPTORS" in client.hello().capabilities
-    if passing:
-        _pass(writer, given)
-    else:
-        _copy(writer, given, progress)
-    progress(writer.offset)
+    feed(client, writer, given, progress, descriptor=order.descriptor)
     if given.size is not None and writer.offset < given.size:
         raise SizeMismatch(
             f"{given.name} became shorter while it was stored: {writer.offset} of {given.size}",
@@ -152,16 +147,20 @@ def _digests(order: Order, given: Given) -> Callable[[int], hashlib._Hash | None
     return None if order.descriptor or not given.rewindable else given.digest
 
 
-def _pass(writer: Writer, given: Given) -> None:
-    while not writer.write_from(given.descriptor).eof:
-        pass
-
-
-def _copy(writer: Writer, given: Given, progress: Progress) -> None:
-    buffer = memoryview(bytearray(PIECE))
-    while size := os.readv(given.descriptor, [buffer]):
-        writer.write(buffer[:size])
-        progress(writer.offset)
+def feed(
+    client: Client, writer: Writer, given: Given, progress: Progress, *, descriptor: bool = True
+) -> None:
+    """Give a writer all that is left to read; with descriptor the daemon reads it itself, if it
+    takes such a one."""
+    if descriptor and given.passable and "DESCRIPTORS" in client.hello().capabilities:
+        while not writer.write_from(given.descriptor).eof:
+            progress(writer.offset)
+    else:
+        buffer = memoryview(bytearray(PIECE))
+        while size := os.readv(given.descriptor, [buffer]):
+            writer.write(buffer[:size])
+            progress(writer.offset)
+    progress(writer.offset)
 
 
 def _token(order: Order, given: Given) -> str:
