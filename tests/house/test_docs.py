@@ -15,11 +15,14 @@ from typing import Any
 
 import boto3
 import botocore.validate
+import cfnlint.decode
 import pytest
 
 from catalog import console
 from catalog.console import ExitCode
-from catalog.model import StorageClass
+from catalog.model import LockMode, StorageClass
+from connector import config
+from connector.metrics import POOL_METRICS
 from connector.pool.prices import Prices
 from migrate import lto
 from migrate.cli import CODES
@@ -242,22 +245,31 @@ def test_the_lifecycle_rule_is_one() -> None:
 ACTIONS = {
     "abort_multipart_upload": ["s3:AbortMultipartUpload"],
     "complete_multipart_upload": ["s3:PutObject"],
-    "create_multipart_upload": ["s3:PutObject"],
+    "create_multipart_upload": ["s3:PutObject", "s3:PutObjectTagging"],
+    "delete_bucket_lifecycle": ["s3:PutLifecycleConfiguration"],
     "delete_object": ["s3:DeleteObject", "s3:DeleteObjectVersion"],
+    "get_bucket_lifecycle_configuration": ["s3:GetLifecycleConfiguration"],
     "get_bucket_versioning": ["s3:GetBucketVersioning"],
     "get_object": ["s3:GetObject", "s3:GetObjectVersion"],
     "get_object_lock_configuration": ["s3:GetBucketObjectLockConfiguration"],
     "head_object": ["s3:GetObject", "s3:GetObjectRetention", "s3:GetObjectLegalHold"],
     "list_multipart_uploads": ["s3:ListBucketMultipartUploads"],
+    "list_object_versions": ["s3:ListBucketVersions"],
     "list_objects_v2": ["s3:ListBucket"],
     "list_parts": ["s3:ListMultipartUploadParts"],
-    "put_object": ["s3:PutObject"],
+    "put_bucket_lifecycle_configuration": ["s3:PutLifecycleConfiguration"],
+    "put_object": ["s3:PutObject", "s3:PutObjectTagging"],
     "put_object_legal_hold": ["s3:PutObjectLegalHold"],
     "put_object_retention": ["s3:PutObjectRetention"],
     "restore_object": ["s3:RestoreObject"],
     "upload_part": ["s3:PutObject"],
 }
 """The rights that a call needs. Source: S3 user guide, "Required permissions"."""
+
+
+def granted_by_the_page() -> list[str]:
+    policy = json.loads(example("policy", where="docs/operations.md"))
+    return [action for statement in policy["Statement"] for action in statement["Action"]]
 
 
 def test_the_policy_allows_every_call_that_the_code_makes_and_nothing_else() -> None:
@@ -268,9 +280,64 @@ def test_the_policy_allows_every_call_that_the_code_makes_and_nothing_else() -> 
         for name in re.findall(r"\bclient\.([a-z_0-9]+)", path.read_text("utf-8"))
         if name in client.meta.method_to_api_mapping
     }
-    policy = json.loads(example("policy", where="docs/operations.md"))
-    allowed = [action for statement in policy["Statement"] for action in statement["Action"]]
-    assert sorted(allowed) == sorted({action for call in calls for action in ACTIONS[call]})
+    needed = {action for call in calls for action in ACTIONS[call]}
+    assert sorted(granted_by_the_page()) == sorted(needed)
+
+
+def test_the_template_grants_what_the_page_grants() -> None:
+    template, _ = cfnlint.decode.decode(str(ROOT / "scripts" / "aws" / "tapelift.yaml"))
+    statements = template["Resources"]["Policy"]["Properties"]["PolicyDocument"]["Statement"]
+    granted: list[str] = []
+    for statement in statements:
+        actions = statement.get("Fn::If", [None, statement])[1]["Action"]
+        granted += [actions] if isinstance(actions, str) else actions
+    on_objects = [action for action in granted if action.startswith("s3:")]
+    assert sorted(on_objects) == sorted(granted_by_the_page())
+    kms = sorted(set(granted) - set(on_objects))
+    assert kms == ["kms:Decrypt", "kms:GenerateDataKey"]
+    assert all(f"`{action}`" in page("docs/operations.md") for action in kms)
+
+
+def test_every_right_has_its_reason() -> None:
+    section = page("docs/operations.md").partition("### The least policy")[2].partition("\n### ")[0]
+    reasons = set(re.findall(r"`(s3:\w+)`", section.partition("| right |")[2]))
+    assert reasons >= set(granted_by_the_page())
+
+
+def test_every_right_is_tried_by_the_doctor() -> None:
+    """But those that cannot be tried without changing something; these it names as well."""
+    code = "".join(p.read_text("utf-8") for p in (ROOT / "connector" / "doctor").iterdir())
+    assert [one for one in granted_by_the_page() if f'"{one}"' not in code] == []
+
+
+def test_the_configuration_of_a_new_installation_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "tapeconnector.toml"
+    path.write_text(example("installation", "toml", "docs/operations.md").replace('"backup"', "0"))
+    settings = config.load(path)
+    (pool,) = settings.pools
+    assert (pool.bucket, pool.prefix, pool.keep_days) == ("backups", "pool/main", 365)
+    assert pool.lock is LockMode.GOVERNANCE
+    assert settings.metrics_port == 9464
+
+
+def test_every_metric_is_explained() -> None:
+    section = page("docs/operations.md").partition("## Metrics")[2].partition("\n## ")[0]
+    told = set(re.findall(r"^\| `(tapelift_\w+)`", section, re.MULTILINE))
+    ours = {f"tapelift_{row.name}" + ("_total" if row.counter else "") for row in POOL_METRICS}
+    assert ours <= told
+    alerts = set(
+        re.findall(r"tapelift_\w+", "".join(fenced(page("docs/operations.md"), "yaml alerts")))
+    )
+    assert alerts <= told
+
+
+def test_every_code_of_an_error_says_what_to_do_at_night() -> None:
+    section = page("docs/operations.md").partition("## At 3 a.m.")[2].partition("\n## ")[0]
+    told = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| (`.*?) \|", section, re.M))))
+    listed = page("docs/protocols.md").partition("## Errors")[2].partition("\n## ")[0]
+    codes = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| (`.*?) \|", listed, re.M))))
+    assert codes
+    assert codes - told == set()
 
 
 def test_every_exit_code_is_explained() -> None:
