@@ -72,8 +72,6 @@ class _Tls:
         self.wants = 0
 
     def send(self, pieces: list[memoryview], descriptor: int | None) -> int:
-        if descriptor is not None:
-            raise Unsupported("descriptors pass only through a UNIX socket")
         try:
             # the same bytes again after a wait: what OpenSSL took of them it does not tell
             return self.socket.send(pieces[0][:TLS_SLICE])
@@ -223,6 +221,10 @@ class Channel:
 
     def _begin(self, call: Call, descriptor: int | None) -> int:
         self._usable()
+        if descriptor is not None and isinstance(self._wire, _Tls):
+            raise Unsupported(
+                "descriptors pass only through a UNIX socket", hint="send the bytes in frames"
+            )
         try:
             request, frame = self._session.call(call, descriptors=int(descriptor is not None))
         except LocalProtocolError as exc:

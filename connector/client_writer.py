@@ -147,7 +147,7 @@ class Writer:
         """
         self._usable()
         self._push()
-        self._digest = None
+        begin = self.offset
         call = WriteFrom(handle=self._handle, offset=self.offset, length=length)
         try:
             received = self._ask(lambda: self._channel.call(call, Received, descriptor=descriptor))
@@ -156,8 +156,12 @@ class Writer:
             if failure is not None and failure.offset is not None:
                 self.offset = failure.offset
             raise
-        self.offset = received.offset
-        return received
+        else:
+            self.offset = received.offset
+            return received
+        finally:
+            if self.offset != begin:
+                self._digest = None
 
     def flush(self, *, checkpoint: bool = False) -> Durable:
         """Wait for what is on its way. With checkpoint everything written becomes durable."""
