@@ -151,6 +151,13 @@ class Pool:
         """Where the pool is; holds no secret."""
         return self._context.store.uri
 
+    def take_over(
+        self, *, recall: RecallPolicy, fragment_tags: tuple[tuple[str, str], ...]
+    ) -> None:
+        """Change what may change while the pool is open; images that are open keep their tags."""
+        self._recalls.policy = recall
+        self._fragment_tags = fragment_tags
+
     # --- writing -------------------------------------------------------------------------
 
     def check_lock(self, mode: LockMode) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from connector.pool.classes import ClassPolicy
 from connector.pool.config import PoolConfig
 from connector.pool.lifecycle import FRAGMENT_TAG, LifecycleStep, plan
 from connector.pool.prices import Prices
+from connector.pool.recall import RecallPolicy
 from connector.settings import PoolSettings
 from connector.store.s3_lifecycle import Rule, Transition
+from tests.pool.support import open_pool, some_bytes, store_image, tiny_store
 
 PRICES = Prices.load()
 WEEK_S = 7 * 86_400.0
@@ -67,6 +70,18 @@ def test_a_pool_in_the_whole_bucket_has_no_slash_before_its_keys() -> None:
 def test_fragments_are_tagged_when_there_are_steps() -> None:
     assert lifecycle.fragment_tags(STEPS) == (FRAGMENT_TAG,)
     assert lifecycle.fragment_tags(()) == ()
+
+
+def test_fragments_carry_the_tag_and_nothing_else_does(tmp_path: Path) -> None:
+    store = tiny_store()
+    tags = lifecycle.fragment_tags(STEPS)
+    with open_pool(store, tmp_path, fragment_tags=tags) as pool:
+        store_image(pool, "a", some_bytes(600))
+        pool.take_over(recall=RecallPolicy(), fragment_tags=())
+        store_image(pool, "b", some_bytes(10))
+    tagged = {key for key, versions in store._versions.items() if versions[-1].options.tags}
+    assert len(tagged) == 3
+    assert all(key.startswith("images/a/1/") and "manifest" not in key for key in tagged)
 
 
 @pytest.mark.parametrize(
