@@ -186,8 +186,8 @@ class Copies:
                 f"image {to_name!r} copy {call.to_copy} is in pool {target.name} already",
                 hint="choose another name or copy number",
             )
-        able = target.pool().context.capabilities
-        check_keep(call.keep, target.settings, able)
+        target.pool()
+        check_keep(call.keep, target.settings, target.object_lock)
         target.space.check_create()
         return manifest
 

@@ -191,8 +191,8 @@ class Writing:
             raise self._full()
         try:
             view = self._sink.room()
-        except NoSpace:
-            raise  # nothing was lost: the client may wait, make a checkpoint or go elsewhere
+        except NoSpace as exc:
+            raise self._no_space(exc) from exc
         except PoolError as exc:
             raise self._fail(exc) from exc
         if left is not None and left < view.nbytes:
@@ -210,9 +210,9 @@ class Writing:
                     last.crc = crc64_join(last.crc, crc64(view), size)
                 last.size += size
             self._sink.advance(size)
-        except NoSpace:
+        except NoSpace as exc:
             self._last = None  # these bytes were not accepted
-            raise
+            raise self._no_space(exc) from exc
         except PoolError as exc:
             raise self._fail(exc) from exc
         self._offset += size
@@ -242,8 +242,8 @@ class Writing:
             if checkpoint:
                 self._sink.checkpoint()
             self._durable = self._sink.durable()
-        except NoSpace:
-            raise
+        except NoSpace as exc:
+            raise self._no_space(exc) from exc
         except PoolError as exc:
             raise self._fail(exc) from exc
         if checkpoint:
@@ -271,8 +271,8 @@ class Writing:
             self._fail(exc)
             self._end()
             raise
-        except NoSpace:
-            raise
+        except NoSpace as exc:
+            raise self._no_space(exc) from exc
         except PoolError as exc:
             raise self._fail(exc) from exc
         step = Step.SPOOLED if done.state == "spooled" else Step.COMPLETED
@@ -296,8 +296,8 @@ class Writing:
         self._check()
         try:
             self._sink.suspend()
-        except NoSpace:
-            raise
+        except NoSpace as exc:
+            raise self._no_space(exc) from exc
         except PoolError as exc:
             raise self._fail(exc) from exc
         self._durable = self._offset
@@ -385,6 +385,12 @@ class Writing:
                 exc = NoSpace(exc.message, offset=self._durable, hint=exc.hint)
             self._failure = exc
         return self._failure
+
+    def _no_space(self, exc: NoSpace) -> NoSpace:
+        """No failure that stays: nothing was lost, and the client may wait, make a checkpoint or
+        go on elsewhere. It always says what is durable."""
+        offset = self._durable if exc.offset is None else exc.offset
+        return NoSpace(exc.message, offset=offset, hint=exc.hint)
 
     def _full(self) -> NoSpace:
         """The hard quota is reached; what was accepted is made as safe as it can be."""

@@ -124,6 +124,12 @@ class InUse:
         with self._changed:
             return any(use.key == (name, copy) for use in self._uses.values())
 
+    def is_briefly_held(self, name: str, copy: int) -> bool:
+        """Whether it is only ``alone`` that keeps others from the image."""
+        with self._changed:
+            modes = {use.mode for use in self._uses.values() if use.key == (name, copy)}
+        return modes == {"alone"}
+
     def wait_free(self, name: str, copy: int, wait_s: float) -> bool:
         """Wait until nobody uses the image; whether it became so."""
         key = (name, copy)

@@ -144,6 +144,7 @@ class Keeper:
         unit = self._unit
         self._within(self._pace.open_s, "opening", lambda: unit.open_pool())
         pool = unit.open_pool()
+        unit.learn(pool)
         if not unit.index.complete:
             unit.set_opening("its index is being made from the bucket; this happens once")
             rebuild(pool, unit.index)

@@ -5,13 +5,12 @@ A client can ask for more protection than its pool is configured for, never for 
 
 from __future__ import annotations
 
-from catalog.errors import ConfigError, Unsupported
+from catalog.errors import ConfigError, PoolDown, Unsupported
 from catalog.model import NANOSECONDS, LockMode, ScheduleType, StorageClass, iso
 from connector.pool.classes import choose, remaining_days
 from connector.pool.manifest import Origin, Retention
 from connector.serve.drafts import Definition
 from connector.settings import PoolSettings
-from connector.store.interface import Capabilities
 from connector.wire.messages import Keep, Source
 
 DAY = 86_400 * NANOSECONDS
@@ -38,18 +37,29 @@ def lock_mode(keep: Keep, settings: PoolSettings) -> LockMode:
     return max(asked, settings.lock, key=_STRENGTH.index)
 
 
-def check_keep(keep: Keep, settings: PoolSettings, able: Capabilities | None) -> None:
-    """Say at create what could not be kept at close. able None: not known yet.
+def check_keep(keep: Keep, settings: PoolSettings, object_lock: bool | None) -> None:
+    """Say at create what could not be kept at close.
+
+    object_lock: whether the bucket has it, None: the store was never asked.
 
     Raises:
         Unsupported: the bucket has no Object Lock, or the words contradict each other.
+        PoolDown: nobody knows yet whether the bucket can keep a lock or hold.
     """
     mode = lock_mode(keep, settings)
     if keep.infinite and keep.expires_at is not None:
         raise Unsupported(
             "an image that is kept for ever has no expires_at", hint="give one of the two"
         )
-    if able is not None and not able.object_lock and (keep.hold or mode is not LockMode.NONE):
+    if not keep.hold and mode is LockMode.NONE:
+        return
+    if object_lock is None:
+        raise PoolDown(
+            f"the store of pool {settings.name} never answered, so nobody knows whether it has"
+            " Object Lock",
+            hint="try again when it has answered once, or ask for neither lock nor hold",
+        )
+    if not object_lock:
         raise Unsupported(
             f"the bucket of pool {settings.name} has no Object Lock, so it can neither lock nor"
             " hold images",

@@ -119,8 +119,7 @@ def _billed(unit: Unit, physical: int, images: int) -> int:
 def _capabilities(unit: Unit) -> tuple[str, ...]:
     """What this pool's store offers beside what every pool has."""
     found = []
-    opened = unit.opened
-    if opened is not None and opened.context.capabilities.object_lock:
+    if unit.object_lock:
         found += ["WORM", "LEGAL_HOLD"]
     if unit.settings.coding.compression is not Compression.NONE:
         found.append("COMPRESSION")

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from connector.serve.session import ClientSession
 
 SHORTEST_TOKEN = 8
+BRIEF_S = 5.0
+"""How long a client waits while an image of this name is being removed, in seconds."""
 MAX_COPY = 2**32 - 1
 """The largest copy number: names.py leaves room for ten digits in a key."""
 
@@ -68,7 +70,9 @@ def create(session: ClientSession, call: messages.Create, wait: Patience) -> mes
         return messages.Writing(handle=held[0], offset=held[1].offset)
     _check_reachable(unit)
     session.check_room()
-    _check_foreign(unit.drafts.find(name, call.copy), call)
+    before = unit.drafts.find(name, call.copy)
+    _check_unused(unit, name, call.copy, before)
+    _check_foreign(before, call)
     use = _take(session, unit, name, call.copy, call.token, wait)
     try:
         draft = unit.drafts.find(name, call.copy)
@@ -93,8 +97,7 @@ def _begin(
     if draft is not None and draft.state in (*RESUMABLE, DraftState.ABORTED):
         give_up(unit, draft, "replaced by another attempt")
     unit.space.check_create()
-    opened = unit.opened
-    check_keep(call.keep, unit.settings, opened.context.capabilities if opened else None)
+    check_keep(call.keep, unit.settings, unit.object_lock)
     now = unit.clock()
     storage_class = class_for(unit.settings, call.keep, expected_size=call.expected_size, now=now)
     draft = Draft(
@@ -201,15 +204,18 @@ def _take(
 ) -> int:
     """Take an image for writing. A client that came back at once waits for its own old session
     to be noticed as gone."""
-    ends = time.monotonic() + session.service.handover_s
+    began = time.monotonic()
     while True:
         try:
             return unit.in_use.write(name, copy)
         except ImageBusy as exc:
             draft = unit.drafts.find(name, copy)
             own = draft is not None and draft.token == token
-            left = ends - time.monotonic()
-            if left > 0 and own and not wait.gone():
+            patience = session.service.handover_s if own else 0.0
+            if unit.in_use.is_briefly_held(name, copy):  # it is being cleaned up behind
+                patience = BRIEF_S
+            left = began + patience - time.monotonic()
+            if left > 0 and not wait.gone():
                 unit.in_use.wait_free(name, copy, min(left, 0.5))
                 continue
             if own:

@@ -11,6 +11,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 
 from catalog.errors import (
     ImageBusy,
@@ -35,6 +36,7 @@ from connector.serve.units import Unit
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
+BUSY_S = 0.2
 REST_S = 30.0
 """How long a file that could not be uploaded waits while others are tried, in seconds."""
 
@@ -50,7 +52,7 @@ class Uploader:
         self._unit = unit
         self._rest_s = rest_s
         self._stop = threading.Event()
-        self._later: set[str] = set()
+        self._not_before: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name=f"upload-{unit.name}", daemon=True)
 
     def start(self) -> None:
@@ -69,24 +71,29 @@ class Uploader:
         while not self._stop.is_set():
             if not unit.wait_up(LOOK_S):
                 continue
-            row = unit.spool.next_ready(self._later)
+            now = time.monotonic()
+            self._not_before = {id: at for id, at in self._not_before.items() if at > now}
+            row = unit.spool.next_ready(set(self._not_before))
             if row is None:
-                unit.spool.work.wait(self._rest_s if self._later else LOOK_S)
+                unit.spool.work.wait(BUSY_S if self._not_before else LOOK_S)
                 unit.spool.work.clear()
-                self._later.clear()
                 continue
             try:
                 self._try(row)
             except Exception:  # a bug must not end the thread that empties the spool
                 log.exception("pool %s: uploading %r failed", unit.name, row.name)
-                self._later.add(row.id)
+                self._rest(row, self._rest_s)
+
+    def _rest(self, row: SpoolRow, wait_s: float) -> None:
+        """Try other files first."""
+        self._not_before[row.id] = time.monotonic() + wait_s
 
     def _try(self, row: SpoolRow) -> None:
         unit = self._unit
         try:
             use = unit.in_use.work(row.name, row.copy, "read", wait_s=LOOK_S)
-        except ImageBusy:
-            self._later.add(row.id)
+        except ImageBusy:  # its writer is about to let go, or somebody deletes it
+            self._rest(row, BUSY_S)
             return
         if use is None:
             return
@@ -94,7 +101,7 @@ class Uploader:
             draft = unit.drafts.find(row.name, row.copy)
             if draft is None or draft.state is not DraftState.SPOOLED:
                 log.error("%s is of no image that was acknowledged; it is left alone", row.path)
-                self._later.add(row.id)
+                self._rest(row, self._rest_s)
                 return
             self._upload(row, draft, unit.pool())
         except Stopped:
@@ -106,7 +113,7 @@ class Uploader:
         except PoolError as exc:
             log.error("pool %s: upload of %r failed: %s", unit.name, row.name, exc)
             unit.told(Step.FAILED, row.name, row.copy, row.id, why=exc.message)
-            self._later.add(row.id)
+            self._rest(row, self._rest_s)
         finally:
             unit.in_use.let_go(use)
 

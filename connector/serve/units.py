@@ -55,6 +55,8 @@ LIVE_SETTINGS = (
     "policy", "keep_days", "lock", "capacity", "soft_quota", "hard_quota", "recall", "lifecycle",
 )  # fmt: skip
 """What can change while a pool is open."""
+OBJECT_LOCK = "bucket has Object Lock"
+"""Key of the journal's settings."""
 CONTROL_S = 20.0
 """How long a call that moves no image bytes may wait for the store, in seconds."""
 
@@ -104,6 +106,8 @@ class Unit:
         self.counts: Counter[str] = Counter()
         self.bytes_in = self.bytes_out = 0
         self.orphans = 0
+        word = self.journal.setting(OBJECT_LOCK)
+        self.object_lock: bool | None = None if word is None else word == "yes"
         self.suspected = threading.Event()
         self.changed = threading.Condition()
         self._pool: Pool | None = None
@@ -198,6 +202,11 @@ class Unit:
             )
         return self._pool
 
+    def learn(self, pool: Pool) -> None:
+        """Remember what the bucket can do, for when it is away."""
+        self.object_lock = pool.context.capabilities.object_lock
+        self.journal.remember(OBJECT_LOCK, "yes" if self.object_lock else "no")
+
     def set_up(self) -> None:
         """The store answers."""
         with self.changed:
@@ -235,6 +244,11 @@ class Unit:
         live = {name: getattr(settings, name) for name in LIVE_SETTINGS}
         self.settings = replace(self.settings, **live)
         self.space.settings = self.settings
+        if self._pool is not None:
+            self._pool.take_over(
+                recall=self.settings.recall,
+                fragment_tags=fragment_tags(self.settings.lifecycle),
+            )
         return self.settings == settings
 
     def wait_up(self, wait_s: float) -> bool:

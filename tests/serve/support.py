@@ -197,9 +197,10 @@ class Caller:
 
     def get(self, image: str, copy: int | None = None, pool: str = "main") -> bytes:
         handle = self.open(image, copy, pool).handle
-        data = self.read(handle, 0, None)
-        self.close(handle)
-        return data
+        try:
+            return self.read(handle, 0, None)
+        finally:
+            self.close(handle)
 
     def read(self, handle: int, offset: int, length: int | None) -> bytes:
         stream = self.session.reading(handle).stream(offset, length)
