@@ -13,11 +13,24 @@ import os
 import platform
 import statistics
 import sys
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field, replace
 
 from measure import Failed, Run, endpoint, measure, observed, stored_size
-from peers import BARE, FLOOR, HASHED, NO_PEERS, OURS, Competitor, Target, find
+from peers import (
+    BARE,
+    FLOOR,
+    HASHED,
+    NO_PEERS,
+    OURS,
+    PASSED,
+    SERVED,
+    THROUGH,
+    Competitor,
+    Target,
+    find,
+)
+from service import daemon
 
 GIB = 1 << 30
 WARM_UP = 4096
@@ -73,13 +86,18 @@ def compare(
     for name in absent:
         print(f"{name} is not installed and is left out", file=sys.stderr)
     rows: list[Row] = []
-    with endpoint(tls=tls) as target:
+    with ExitStack() as stack:
+        target = stack.enter_context(endpoint(tls=tls))
+        if any(competitor.name in SERVED for competitor in found):
+            folder = target.scratch / "daemon"
+            served = stack.enter_context(daemon(target.url, folder, target.environment()))
+            target = replace(target, daemon=served)
         for competitor in found if rounds > 1 else ():
             warm_up(competitor, direction, target)
         for size in sizes:
             table = [(program, Row(program.name, program.version, size)) for program in found]
             rows += [row for _, row in table]
-            prepared = direction == "put"
+            prepared: set[str] = set()
             for turn in range(rounds):
                 for competitor, row in table:
                     if row.error:
@@ -87,9 +105,8 @@ def compare(
                     what = f"{direction} {size / GIB:g} GiB, round {turn + 1} of {rounds}"
                     print(f"{what}: {row.name}", file=sys.stderr, flush=True)
                     try:
-                        if row.name in (OURS, HASHED) and not prepared:
-                            measure(competitor, "prepare", size, target)
-                            prepared = True
+                        if direction == "get":
+                            prepare(competitor, size, target, prepared)
                         run_once(competitor, direction, row, target)
                     except Failed as failure:
                         row.error = str(failure)
@@ -100,9 +117,18 @@ def warm_up(competitor: Competitor, direction: str, target: Target) -> None:
     """Run a program once, uncounted, so that its files are read and its modules compiled."""
     print(f"warming up: {competitor.name}", file=sys.stderr, flush=True)
     with suppress(Failed):  # the row will tell
-        measure(competitor, "prepare", WARM_UP, target)
-        if direction == "get":
+        measure(competitor, "prepare" if competitor.name not in SERVED else "put", WARM_UP, target)
+        if direction == "get" and competitor.name not in SERVED:
             measure(competitor, "get", WARM_UP, target)
+
+
+def prepare(competitor: Competitor, size: int, target: Target, prepared: set[str]) -> None:
+    """Put what a program gets, once, if it reads nothing but what it wrote."""
+    stores = {OURS: "pool", HASHED: "pool"} | dict.fromkeys(SERVED, "served")
+    store = stores.get(competitor.name)
+    if store is not None and store not in prepared:
+        measure(competitor, "prepare", size, target)
+        prepared.add(store)
 
 
 def run_once(competitor: Competitor, direction: str, row: Row, target: Target) -> None:
@@ -160,7 +186,7 @@ def as_json(direction: str, rounds: int, rows: list[Row]) -> str:
 def as_table(direction: str, rounds: int, rows: list[Row]) -> str:
     """Give the comparison for people."""
     head = (
-        f"{'size':>8}  {'program':<22} {'cpu s/GiB':>9} {'GiB/s':>7} {'peak MiB':>9} {'ratio':>6}"
+        f"{'size':>8}  {'program':<28} {'cpu s/GiB':>9} {'GiB/s':>7} {'peak MiB':>9} {'ratio':>6}"
     )
     lines = [
         f"{direction}: median of {rounds}; {platform.machine()}, {os.cpu_count()} cores, "
@@ -170,19 +196,19 @@ def as_table(direction: str, rounds: int, rows: list[Row]) -> str:
     for row in rows:
         name = f"{row.name} {row.version}".strip()
         if row.error:
-            lines.append(f"{row.size / GIB:>6g} G  {name:<22} failed: {row.error}")
+            lines.append(f"{row.size / GIB:>6g} G  {name:<28} failed: {row.error}")
             continue
         share = ratio(row, rows)
         shown = f"{share:>6.2f}" if share is not None and row.name != BARE else f"{'':>6}"
         lines.append(
-            f"{row.size / GIB:>6g} G  {name:<22} {row.cpu_per_gib:>9.2f} {row.gib_per_second:>7.2f}"
+            f"{row.size / GIB:>6g} G  {name:<28} {row.cpu_per_gib:>9.2f} {row.gib_per_second:>7.2f}"
             f" {row.peak / (1 << 20):>9.0f} {shown}"
         )
     lines += ["", "what the requests carried (bodies of 1 MiB and more, last round):"]
     for row in rows:
         if row.name != BARE:
             carried = ", ".join(f"{count} {what}" for what, count in sorted(row.carried.items()))
-            lines.append(f"{row.size / GIB:>6g} G  {row.name:<22} {carried or 'nothing'}")
+            lines.append(f"{row.size / GIB:>6g} G  {row.name:<28} {carried or 'nothing'}")
     return "\n".join(lines)
 
 
@@ -208,7 +234,7 @@ def main() -> int:
         "--only",
         action="append",
         default=[],
-        choices=[OURS, HASHED, "s5cmd", "rclone", "aws s3 cp", FLOOR, BARE],
+        choices=[OURS, HASHED, PASSED, THROUGH, "s5cmd", "rclone", "aws s3 cp", FLOOR, BARE],
         help="run only this program; repeatable",
     )
     parser.add_argument(

@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -17,16 +18,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from service import CONNECTOR, Daemon
+
 HERE = Path(__file__).parent
 OURS = "tapelift"
 HASHED = "tapelift +sha256"
 """Only for get: the reader verifies each part's CRC64NVME; this hashes the whole image as well, as
 ``tapemigrate rehydrate`` does. A put always computes both."""
+PASSED = "tapelift daemon, fd"
+"""The daemon reads or writes the pipe itself: its client passed the descriptor."""
+THROUGH = "tapelift daemon"
+"""The bytes go through the daemon's socket."""
+SERVED = frozenset({PASSED, THROUGH})
 FLOOR = "least loop"
 """Not a competitor: what a minimal loop costs that computes both digests (floor.py)."""
 BARE = "bare socket"
 """Not a competitor: what moving the bytes over loopback costs, with nothing computed."""
-NO_PEERS = frozenset({OURS, HASHED, FLOOR, BARE})
+NO_PEERS = frozenset({OURS, HASHED, FLOOR, BARE}) | SERVED
 RCLONE_PARTS = 10_000
 RCLONE_DEFAULT_PART = 5 << 20
 
@@ -37,6 +45,7 @@ class Target:
 
     url: str
     scratch: Path
+    daemon: Daemon | None = None
 
     def environment(self) -> dict[str, str]:
         """Give a client's environment: no settings, proxies or credentials of whoever runs this."""
@@ -90,6 +99,8 @@ class Competitor:
             case "aws s3 cp":
                 ends = ["-", f"s3://{key}"] if putting else [f"s3://{key}", "-"]
                 last = ["--endpoint-url", target.url, "s3", "cp", *ends]
+            case _ if self.name in SERVED:
+                last = self._served(direction, size, target)
             case _ if self.name == BARE:
                 last = ["send" if putting else "fetch", target.url, str(size)]
             case _ if self.name == FLOOR:
@@ -100,12 +111,24 @@ class Competitor:
                 last = [direction, target.url, str(size)]
         return [*self.program, *last]
 
+    def _served(self, direction: str, size: int, target: Target) -> list[str]:
+        assert target.daemon is not None
+        how = ["--socket", str(target.daemon.socket)]
+        if self.name == THROUGH:
+            how.append("--no-descriptor")
+        image = f"main/{'image' if direction == 'put' else 'prepared'}-{size}"
+        if direction == "put":
+            image += f"-{secrets.token_hex(8)}"  # a name is used once
+        return ["get" if direction == "get" else "put", *how, image]
+
 
 def find(names: list[str]) -> tuple[list[Competitor], list[str]]:
     """Give the competitors that can run here, and the names of those that cannot."""
     seekers: dict[str, Callable[[], Competitor | None]] = {
         OURS: lambda: _ours(OURS),
         HASHED: lambda: _ours(HASHED),
+        PASSED: lambda: _served(PASSED),
+        THROUGH: lambda: _served(THROUGH),
         "s5cmd": _s5cmd,
         "rclone": _rclone,
         "aws s3 cp": _aws,
@@ -118,6 +141,10 @@ def find(names: list[str]) -> tuple[list[Competitor], list[str]]:
 
 def _ours(name: str) -> Competitor | None:
     return _of_python(name, "ours.py", importlib.metadata.version("tapelift"))
+
+
+def _served(name: str) -> Competitor:
+    return Competitor(name, importlib.metadata.version("tapelift"), CONNECTOR)
 
 
 def _of_python(name: str, program: str, version: str = "") -> Competitor | None:
