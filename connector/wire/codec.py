@@ -15,7 +15,7 @@ import math
 import re
 import types
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -34,11 +34,14 @@ from connector.wire.messages import (
 )
 
 AnyAnswer = TypeVar("AnyAnswer", bound=Answer)
+Part = TypeVar("Part")
 
 MAX_DEPTH = 8
 """Deepest nesting of arrays and objects; no message needs more than five."""
 MAX_NUMBER = 40
 """Longest number, in characters of JSON."""
+ROOM_BESIDE = 128 << 10
+"""What an answer with a long list may need for everything else, in bytes."""
 MIN_TOKEN = 8
 """Shortest token of an attempt, in characters."""
 B64 = "_b64"
@@ -104,6 +107,19 @@ def decode_answer(data: Buffer, kind: type[AnyAnswer]) -> AnyAnswer:
         RemoteProtocolError: not fatal; this is not such an answer.
     """
     return cast(AnyAnswer, _Plan.of(kind).read(_load(data), kind.__name__, strict=False))
+
+
+def fitting(items: Sequence[Part], room: int = MAX_CONTROL - ROOM_BESIDE) -> Sequence[Part]:
+    """The leading items of a list that fit into one answer of room bytes, at least one of them.
+
+    A thousand items with long names are more than a frame may hold.
+    """
+    for number, item in enumerate(items):
+        values = _Plan.of(type(item)).write(item)
+        room -= 1 + len(json.dumps(values, ensure_ascii=False).encode("utf-8"))
+        if room < 0:
+            return items[: max(1, number)]
+    return items
 
 
 def encode_failure(failure: Failure) -> bytes:

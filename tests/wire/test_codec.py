@@ -29,6 +29,7 @@ from connector.wire.messages import (
     Failure,
     Flush,
     GetEvents,
+    ImageFacts,
     ListImages,
     Name,
     Page,
@@ -351,6 +352,23 @@ def test_fields_of_a_later_daemon_are_ignored_in_answers() -> None:
 def test_an_answer_of_another_kind_is_refused(data: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         codec.decode_answer(data, Writing)
+
+
+def test_a_long_list_is_cut_to_what_an_answer_may_hold() -> None:
+    def facts(name: str) -> ImageFacts:
+        return ImageFacts(
+            image=Name(name), copy=1, state="complete", size=1, stored_size=1, created_at=1,
+            sha256="0" * 64, storage_class="STANDARD", expires_at=None, infinite=True, lock="none",
+            lock_until=None, hold=False, id="0" * 16,
+        )  # fmt: skip
+
+    short = [facts("a")] * MAX_LIST
+    assert codec.fitting(short) == short
+    for name in ("x" * MAX_NAME_BYTES, "\x01" * MAX_NAME_BYTES, "\udcff" * MAX_NAME_BYTES):
+        some = codec.fitting([facts(name)] * MAX_LIST)
+        assert 100 < len(some) < MAX_LIST
+        assert len(codec.encode_answer(Page(images=tuple(some), cursor="c" * 2000))) > 800_000
+    assert len(codec.fitting([facts("x" * 100)], room=10)) == 1
 
 
 def test_a_failure_always_arrives_cut_and_mended() -> None:
