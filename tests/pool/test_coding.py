@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
+import re
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,32 @@ def unzstd(data: bytes) -> bytes:
     except FileNotFoundError:
         reader = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True)
         return reader.read()
+
+
+@pytest.mark.parametrize("coding", [SEALED, BOTH], ids=["sealed", "both"])
+@pytest.mark.parametrize("size", [0, 256, 900])
+def test_the_program_of_the_format_s_page_decrypts_an_image(
+    tmp_path: Path, coding: Coding, size: int
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    store, data = tiny_store(), mixed_bytes(size)
+    with open_pool(store, tmp_path, coding=coding) as pool:
+        manifest = store_image(pool, "a", data)
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    for part in manifest.fragments:
+        name = part.key.rpartition("/")[2]
+        (stranger / name).write_bytes(stored_bytes(store, manifest, part.number))
+    assert manifest.coding is not None
+    (stranger / "key.json").write_bytes(store.read(str(manifest.coding.key), ceiling=10_000))
+    (stranger / "manifest.json").write_bytes(store.read(manifest.key, ceiling=100_000))
+    (stranger / "master.hex").write_text(KEY.key.hex())
+    (stranger / "decrypt.py").write_text(program)
+    words = [sys.executable, "-I", "decrypt.py"]
+    done = subprocess.run(words, cwd=stranger, capture_output=True, check=True)
+    plain = done.stdout if coding is SEALED else unzstd(done.stdout)
+    assert plain == data
 
 
 # --- what was altered is found ----------------------------------------------------------------
