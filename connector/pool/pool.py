@@ -33,7 +33,7 @@ from catalog.errors import (
 )
 from catalog.ledger import Ledger
 from catalog.model import Fact, LockMode, StorageClass, iso
-from connector.pool import erase, names, outbox, verify
+from connector.pool import erase, names, outbox, sidecar, verify
 from connector.pool.attempts import Attempts, AttemptState, WriteRequest
 from connector.pool.coding import Coding
 from connector.pool.commit import MANIFEST_OPTIONS, OnCommit, commit, finish_commit
@@ -366,7 +366,11 @@ class Pool:
         to their checksums, because each of them is an image that can be read in full itself.
         """
         if not manifest.within:
-            return verify.verify(self._context, manifest, depth)
+            try:  # locks and holds are compared with what was decided since the commit
+                kept = sidecar.read_kept(self._context.store, manifest)
+            except CorruptObject as exc:
+                return verify.Verification(depth=depth, problems=(exc.message,))
+            return verify.verify(self._context, sidecar.effective(manifest, kept), depth)
         depth = verify.Depth.HEAD if depth is verify.Depth.HEAD else verify.Depth.CHECKSUM
         problems: list[str] = []
         for name, copy in dict.fromkeys((part.image, part.copy) for part in manifest.within):

@@ -17,6 +17,7 @@ from catalog.errors import (
 )
 from catalog.model import Kind, LockMode
 from connector.pool import Retention
+from connector.pool.coding import ClientKey, Coding
 from connector.pool.delete import DeleteState, delete_image, finish_deletes, pending_deletes
 from connector.pool.index import DELETING
 from connector.pool.manifest import Within
@@ -361,3 +362,15 @@ def test_a_real_server_keeps_nothing_of_a_deleted_image(
         delete_image(pool, index, "b", 1, **WHY)
         assert keys(store) == []
     store.close()
+
+
+def test_the_key_of_an_encrypted_image_goes_with_it(store: MemoryStore, tmp_path: Path) -> None:
+    coding = Coding(client_key=ClientKey(id="k1", key=bytes(32)))
+    with indexed_pool(store, tmp_path, coding=coding) as (pool, index):
+        keep_image(pool, index, "a", some_bytes(600))
+        keep_image(pool, index, "b", some_bytes(600, 2))
+        assert len(keys(store, "keys/")) == 2
+        delete_image(pool, index, "a", 1, **WHY)
+        assert keys(store) == keys(store, "images/b/")
+        assert keys(store, "keys/") == keys(store, "keys/b/")
+        assert read_image(pool, "b") == some_bytes(600, 2)

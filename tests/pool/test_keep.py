@@ -24,6 +24,7 @@ from connector.pool.delete import delete_image
 from connector.pool.index import Entry, Index
 from connector.pool.keep import ENDLESS_LOCK, extend_retention, finish_keeps, set_hold
 from connector.pool.sidecar import Change, Kept, read_kept, sidecar_key
+from connector.pool.verify import Depth
 from connector.store.interface import ObjectStore
 from connector.store.memory import MemoryStore
 from connector.store.s3 import S3Store
@@ -382,3 +383,18 @@ def test_a_real_server_keeps_an_image_by_object_lock(
         with pytest.raises(WouldShorten):
             extend_retention(pool, index, manifest, until=until - DAY // 2, **WHY)
     store.close()
+
+
+def test_verification_asks_for_what_was_decided_last(
+    locking: MemoryStore, clock: Clock, tmp_path: Path
+) -> None:
+    with indexed_pool(locking, tmp_path, clock=clock) as (pool, index):
+        manifest = keep_image(pool, index, "a", retention=Retention(hold=True))
+        set_hold(pool, index, manifest, on=False, **WHY)
+        assert pool.verify(manifest, Depth.HEAD).ok
+        set_hold(pool, index, manifest, on=True, **WHY)
+        locking.set_hold(manifest.fragments[0].key, on=False)
+        (problem,) = pool.verify(manifest, Depth.HEAD).problems
+        assert "lost its legal hold" in problem
+        locking.put(sidecar_key("a", 1), b"{}")
+        assert not pool.verify(manifest, Depth.HEAD).ok
