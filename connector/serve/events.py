@@ -11,12 +11,13 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from catalog.errors import CursorExpired
 from connector.pool import names
 from connector.pool.journal import Journal
+from connector.wire.codec import fitting
 from connector.wire.messages import MAX_LIST, MAX_TEXT, Event, EventPage, Name
 
 KEPT = 100_000
@@ -135,7 +136,7 @@ class Events:
         """
         if cursor < 0:
             cursor = self._newest
-        found = self._after(cursor, limit)
+        found: Sequence[Event] = self._after(cursor, limit)
         ends = time.monotonic() + wait_s
         while not found and not gone() and not self._closed:
             left = ends - time.monotonic()
@@ -145,6 +146,7 @@ class Events:
                 if self._newest <= cursor and not self._closed:
                     self._changed.wait(min(left, ASK_S))
             found = self._after(cursor, limit)
+        found = fitting(found)
         return EventPage(events=tuple(found), cursor=found[-1].cursor if found else max(cursor, 0))
 
     def close(self) -> None:

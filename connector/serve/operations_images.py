@@ -32,6 +32,7 @@ from connector.serve.units import Unit
 from connector.serve.waiting import Patience
 from connector.store.interface import RecallState, StoredObject
 from connector.wire import messages
+from connector.wire.codec import fitting
 from connector.wire.messages import MAX_LIST, ImageFacts, Name
 
 if TYPE_CHECKING:
@@ -206,6 +207,7 @@ def props(session: ClientSession, call: messages.GetProps, wait: Patience) -> me
     entry = unit.index.get(manifest.name, manifest.copy)
     facts = facts_of_entry(entry) if entry is not None else _facts_of_manifest(manifest)
     states = [part.recall for part in fragments]
+    told = fitting(fragments)
     return messages.Props(
         facts=facts,
         source=messages.Source(
@@ -218,8 +220,8 @@ def props(session: ClientSession, call: messages.GetProps, wait: Patience) -> me
         ),
         recall=max(states, key=_WORSE.index, default=str(RecallState.READABLE)),
         eta_hours=recalls.eta_hours(unit, stored),
-        fragments=fragments,
-        more=len(manifest.fragments) > len(shown),
+        fragments=tuple(told),
+        more=len(manifest.fragments) > len(told),
         compression=manifest.compression,
         encryption=manifest.encryption,
     )
@@ -308,10 +310,10 @@ def list_images(session: ClientSession, call: messages.ListImages, wait: Patienc
         found.append(facts)
         if len(found) > limit:
             break
-    more = len(found) > limit
-    found = found[:limit]
+    shown = fitting(found[:limit])
+    more = len(found) > len(shown)
     return messages.Page(
-        images=tuple(found), cursor=_cursor(found[-1].image, found[-1].copy) if more else None
+        images=tuple(shown), cursor=_cursor(shown[-1].image, shown[-1].copy) if more else None
     )
 
 

@@ -9,6 +9,7 @@ from connector.serve.units import Unit
 from connector.serve.waiting import Patience
 from connector.store.s3_encryption import EncryptionKind
 from connector.wire import messages
+from connector.wire.codec import fitting
 from connector.wire.messages import MAX_INT, MAX_LIST
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def server_props(
         started_at=status.started_at,
         connections=status.connections,
         max_handles=status.max_handles,
-        handles=tuple(service.live_handles()[:MAX_LIST]),
+        handles=tuple(fitting(service.live_handles()[:MAX_LIST])),
         backlog=sum(pool.spooled for pool in status.pools),
         oldest_unsafe_s=max((pool.oldest_unsafe_s for pool in status.pools), default=0.0),
         capabilities=service.capabilities,

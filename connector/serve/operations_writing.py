@@ -77,8 +77,8 @@ def create(session: ClientSession, call: messages.Create, wait: Patience) -> mes
     try:
         draft = unit.drafts.find(name, call.copy)
         if draft is not None and draft.token == call.token and draft.state in RESUMABLE:
-            return _go_on(session, unit, draft, use)
-        return _begin(session, unit, call, draft, use)
+            return _go_on(session, unit, draft, use, wait)
+        return _begin(session, unit, call, draft, use, wait)
     except BaseException:
         unit.in_use.let_go(use)
         raise
@@ -90,12 +90,16 @@ def _begin(
     call: messages.Create,
     draft: Draft | None,
     use: int,
+    wait: Patience,
 ) -> messages.Writing:
     name, copy = call.image, call.copy
     _check_unused(unit, name, copy, draft)
     _check_foreign(draft, call)
     if draft is not None and draft.state in (*RESUMABLE, DraftState.ABORTED):
-        give_up(unit, draft, "replaced by another attempt")
+        left = draft
+        wait.until_done(
+            "removing what was there", lambda: give_up(unit, left, "replaced by another attempt")
+        )
     unit.space.check_create()
     check_keep(call.keep, unit.settings, unit.object_lock)
     now = unit.clock()
@@ -130,8 +134,10 @@ def _begin(
     return _opened(session, unit, draft, sink, use)
 
 
-def _go_on(session: ClientSession, unit: Unit, draft: Draft, use: int) -> messages.Writing:
-    sink = open_sink(unit, draft, fresh=False)
+def _go_on(
+    session: ClientSession, unit: Unit, draft: Draft, use: int, wait: Patience
+) -> messages.Writing:
+    sink = wait.until_done("resuming", lambda: open_sink(unit, draft, fresh=False))
     unit.count("resumed")
     unit.told(Step.RESUMED, draft.name, draft.copy, sink.id, offset=sink.offset)
     return _opened(session, unit, draft, sink, use)
@@ -163,6 +169,7 @@ def open_sink(unit: Unit, draft: Draft, *, fresh: bool) -> Sink:
             storage_class=unit.storage_class(draft),
             on_commit=unit.on_commit,
         ),
+        patient=not fresh,
     )
     return PoolSink(unit, draft, writer)
 
@@ -238,7 +245,7 @@ def resume(session: ClientSession, call: messages.Resume, wait: Patience) -> mes
     session.check_room()
     use = _take(session, unit, name, call.copy, call.token, wait)
     try:
-        return _go_on(session, unit, _resumable(unit, name, call), use)
+        return _go_on(session, unit, _resumable(unit, name, call), use, wait)
     except ImageExists:
         unit.in_use.let_go(use)
         _resumable(unit, name, call)  # a commit that was interrupted is finished now
@@ -313,7 +320,7 @@ def settle(session: ClientSession, call: messages.Settle, wait: Patience) -> mes
     name = checked_name(unit, call.image, call.copy)
     draft = unit.drafts.find(name, call.copy)
     if draft is not None and draft.token == call.token and draft.state in RESUMABLE:
-        draft = _settled_draft(session, unit, draft)
+        draft = _settled_draft(session, unit, draft, wait)
     if draft is not None and draft.token == call.token and draft.state is not DraftState.ABORTED:
         if draft.state is DraftState.REFUSED:
             raise ImageExists(
@@ -329,7 +336,9 @@ def settle(session: ClientSession, call: messages.Settle, wait: Patience) -> mes
     return _settle_by_image(unit, name, call)
 
 
-def _settled_draft(session: ClientSession, unit: Unit, draft: Draft) -> Draft | None:
+def _settled_draft(
+    session: ClientSession, unit: Unit, draft: Draft, wait: Patience
+) -> Draft | None:
     """The draft once nobody has it open and no commit of it hangs in the air."""
     if not unit.in_use.wait_free(draft.name, draft.copy, session.service.handover_s):
         raise BusyFor(
@@ -339,7 +348,14 @@ def _settled_draft(session: ClientSession, unit: Unit, draft: Draft) -> Draft | 
         )
     if unit.opened is not None:
         with unit.in_use.alone(draft.name, draft.copy):
-            unit.ask("settling", lambda pool: settle_commit(unit, pool, draft.name, draft.copy))
+            wait.until_done(
+                "settling",
+                lambda: unit.ask(
+                    "settling",
+                    lambda pool: settle_commit(unit, pool, draft.name, draft.copy),
+                    patient=True,
+                ),
+            )
     return unit.drafts.find(draft.name, draft.copy)
 
 
@@ -442,7 +458,7 @@ def give_up(unit: Unit, draft: Draft, why: str, kind: EventKind = EventKind.ABOR
     )
     unit.space.pending(draft.name, draft.copy, 0)
     unit.spool.discard(draft)
-    unit.ask("giving up an image", lambda pool: _remove(unit, pool, draft))
+    unit.ask("giving up an image", lambda pool: _remove(unit, pool, draft), patient=True)
     unit.drafts.drop(draft.name, draft.copy)
     unit.count("aborted")
     unit.told(Step.ABORTED, draft.name, draft.copy, draft.id, why=why)

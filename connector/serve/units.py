@@ -110,6 +110,7 @@ class Unit:
         self.object_lock: bool | None = None if word is None else word == "yes"
         self.suspected = threading.Event()
         self.changed = threading.Condition()
+        self._store: ObjectStore | None = None
         self._pool: Pool | None = None
         self._why = "the pool is being opened"
         self._up = self._decided = False
@@ -156,8 +157,11 @@ class Unit:
             )
         return self._pool
 
-    def ask(self, what: str, fn: Callable[[Pool], T]) -> T:
+    def ask(self, what: str, fn: Callable[[Pool], T], *, patient: bool = False) -> T:
         """Run fn, which only asks the store or can be repeated, within control_s seconds.
+
+        patient: within the store's own deadline for each request, for what S3 may take minutes
+        for (to complete a large upload).
 
         Raises:
             PoolDown: the pool is down, or has just become so.
@@ -166,7 +170,7 @@ class Unit:
         # its first wait is as long as its deadline: the store itself repeats, not this
         once = Retrying(deadline_s=self._control_s, first_wait_s=self._control_s)
         with self.noticing():
-            return once.call(what, lambda: fn(pool))
+            return fn(pool) if patient else once.call(what, lambda: fn(pool))
 
     @contextlib.contextmanager
     def noticing(self) -> Iterator[None]:
@@ -187,9 +191,11 @@ class Unit:
 
     def open_pool(self) -> Pool:
         """Open store and pool, once; the pool is not up by this."""
+        if self._store is None:
+            self._store = self._open_store(self.settings)
         if self._pool is None:
             self._pool = Pool(
-                self._open_store(self.settings),
+                self._store,
                 self.journal,
                 self._open_ledger(self.settings),
                 config=self.settings.config,
@@ -264,9 +270,9 @@ class Unit:
         """Let go of everything; nothing may be open any more."""
         if self._pool is not None:
             self._pool.close()
-            close_store = getattr(self._pool.context.store, "close", None)
-            if close_store is not None:
-                close_store()
+        close_store = getattr(self._store, "close", None)
+        if close_store is not None:
+            close_store()
         self.journal.close()
 
     # --- what happens to images ----------------------------------------------------------
