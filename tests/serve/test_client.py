@@ -288,6 +288,21 @@ def test_what_is_known_of_images_and_pools_is_asked_page_by_page(alone: Client) 
     assert {event.kind for event in alone.events(limit=1000).events} >= {"created", "complete"}
 
 
+@pytest.mark.deep
+def test_a_page_of_images_with_the_longest_names_is_cut_and_goes_on(alone: Client) -> None:
+    names = {f"{number:04d}" + "\0" * 300 for number in range(600)}
+    for name in names:
+        alone.create("main", name).close()
+    first = alone.list("main")
+    assert 100 < len(first.images) < 600
+    assert {facts.image for facts in alone.images("main")} == names
+    assert len(alone.events(limit=1000).events) < 1000
+    seen, cursor = 0, 0
+    while (page := alone.events(cursor, limit=1000)).events:
+        seen, cursor = seen + len(page.events), page.cursor
+    assert seen >= 1200
+
+
 def test_keeping_holding_and_deleting(client: Client, image: str) -> None:
     put(client, image, b"abc")
     until = (time.time_ns() // 10**9 + 10**6) * 10**9
