@@ -161,7 +161,13 @@ REFUSED = {  # the operation of S3 that is refused: the right that is said to be
 }
 
 
-@pytest.mark.parametrize("operation", REFUSED)
+USUAL = ("ListObjectsV2", "PutObject", "AbortMultipartUpload", "DeleteObject", "PutObjectRetention")
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [one if one in USUAL else pytest.param(one, marks=pytest.mark.deep) for one in REFUSED],
+)
 def test_a_right_that_is_missing_is_named_with_its_remedy(
     tmp_path: Path, proxied: tuple[FaultProxy, S3Location], operation: str
 ) -> None:

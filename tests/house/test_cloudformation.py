@@ -31,7 +31,7 @@ TEMPLATE = Path(__file__).parents[2] / "scripts" / "aws" / "tapelift.yaml"
 MIB = 1 << 20
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cloud(moto_endpoint: str) -> Cloud:
     return Cloud(moto_endpoint)
 
