@@ -6,6 +6,7 @@ import array
 import errno
 import fcntl
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -545,6 +546,28 @@ def test_descriptors_of_a_broken_frame_or_a_client_that_leaves_are_closed(path: 
             peer.sock.sendmsg([said], rights)
         os.close(writing)
         assert read_all(reading) == b""
+
+
+def test_a_daemon_without_a_free_descriptor_says_busy_and_goes_on(path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with client(path) as peer:
+        handle = peer.create()
+        reading, writing = os.pipe()
+        write_all(writing, b"precious")
+        taken = [os.dup(reading)]
+        while taken[-1] <= max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) - 2:
+            taken.append(os.dup(reading))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 1, hard))
+        try:
+            failure = peer.refused(messages.WriteFrom(handle=handle, offset=0), [reading])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in taken:
+                os.close(fd)
+        assert (failure.code, failure.retryable) == ("busy", True)
+        received = peer.ask(messages.WriteFrom(handle=handle, offset=0), [reading])
+        assert received.offset == len(b"precious")
+        os.close(reading)
 
 
 def test_a_descriptor_is_not_inherited_by_programs_that_are_started(
