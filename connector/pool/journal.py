@@ -108,8 +108,10 @@ class Journal:
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version > SCHEMA_VERSION:
                 raise JournalError(f"{path} was written by a newer Tapelift", hint="use that one")
-            self._db.executescript(_SCHEMA + schema)
-            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            # one transaction: each of forty tables by itself would wait for the disk
+            self._db.executescript(
+                f"BEGIN IMMEDIATE; {_SCHEMA}{schema} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
+            )
         except sqlite3.Error as exc:
             os.close(self._lock_fd)
             raise _journal_error(path, exc) from exc
