@@ -35,6 +35,7 @@ from connector.pool.commit import image_fact
 from connector.pool.context import PoolContext
 from connector.pool.keys import KeyOf
 from connector.pool.manifest import CEILING, Manifest
+from connector.pool.sidecar import read_kept
 
 if TYPE_CHECKING:
     from connector.pool.pool import Pool
@@ -99,7 +100,8 @@ def erase_image(pool: Pool, manifest: Manifest, *, reason: str, actor: str) -> E
             f"image {manifest.name!r} has no key that could be destroyed",
             hint="delete it; only images of a pool with client-side encryption can be erased",
         )
-    if context.store.stat(manifest.key).hold:
+    # without Object Lock a hold is only beside the manifest
+    if read_kept(context.store, manifest).hold or context.store.stat(manifest.key).hold:
         raise ImageHeld(
             f"image {manifest.name!r} is under a legal hold", hint="release the hold first"
         )

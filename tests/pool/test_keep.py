@@ -10,6 +10,7 @@ import pytest
 
 from catalog.errors import (
     CorruptObject,
+    ImageErased,
     ImageHeld,
     ImageLocked,
     ImageNotFound,
@@ -20,7 +21,9 @@ from catalog.errors import (
 )
 from catalog.model import NANOSECONDS, LockMode
 from connector.pool import Manifest, Pool, Retention, sidecar
+from connector.pool.coding import ClientKey, Coding
 from connector.pool.delete import delete_image
+from connector.pool.erase import erase_image
 from connector.pool.index import Entry, Index
 from connector.pool.keep import ENDLESS_LOCK, extend_retention, finish_keeps, set_hold
 from connector.pool.sidecar import Change, Kept, read_kept, sidecar_key
@@ -38,7 +41,7 @@ from tests.pool.indexed import (
     keep_image,
     listing,
 )
-from tests.pool.support import some_bytes, tiny_store
+from tests.pool.support import read_image, some_bytes, tiny_store
 from tests.support.servers import new_bucket
 
 WHY = {"actor": "the auditor", "reason": "case 7"}
@@ -398,3 +401,19 @@ def test_verification_asks_for_what_was_decided_last(
         assert "lost its legal hold" in problem
         locking.put(sidecar_key("a", 1), b"{}")
         assert not pool.verify(manifest, Depth.HEAD).ok
+
+
+def test_a_held_image_is_not_erased_without_object_lock_either(
+    plain: MemoryStore, clock: Clock, tmp_path: Path
+) -> None:
+    coding = Coding(client_key=ClientKey(id="k1", key=bytes(32)))
+    with indexed_pool(plain, tmp_path, clock=clock, coding=coding) as (pool, index):
+        manifest = keep_image(pool, index, "a", some_bytes(500))
+        set_hold(pool, index, manifest, on=True, **WHY)
+        with pytest.raises(ImageHeld):
+            erase_image(pool, manifest, **WHY)
+        assert read_image(pool, "a") == some_bytes(500)
+        set_hold(pool, index, manifest, on=False, **WHY)
+        erase_image(pool, manifest, **WHY)
+        with pytest.raises(ImageErased):
+            read_image(pool, "a")
