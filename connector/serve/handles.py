@@ -279,6 +279,7 @@ class Writing:
         self.unit.count("spooled" if done.state == "spooled" else "completed")
         if done.state == "complete":
             self.unit.space.changed(self.name, self.copy)
+        self.unit.woken()
         self.unit.told(step, self.name, self.copy, done.id, size=self._offset, sha256=done.sha256)
         self._end()
         return Closed(
