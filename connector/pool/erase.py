@@ -100,8 +100,7 @@ def erase_image(pool: Pool, manifest: Manifest, *, reason: str, actor: str) -> E
             f"image {manifest.name!r} has no key that could be destroyed",
             hint="delete it; only images of a pool with client-side encryption can be erased",
         )
-    # without Object Lock a hold is only beside the manifest
-    if read_kept(context.store, manifest).hold or context.store.stat(manifest.key).hold:
+    if _is_held(context, manifest):
         raise ImageHeld(
             f"image {manifest.name!r} is under a legal hold", hint="release the hold first"
         )
@@ -118,6 +117,13 @@ def erase_image(pool: Pool, manifest: Manifest, *, reason: str, actor: str) -> E
         ),
     )
     return _erase(context, manifest, intent, fresh=fresh)
+
+
+def _is_held(context: PoolContext, manifest: Manifest) -> bool:
+    """By the store itself; without Object Lock a hold is only beside the manifest."""
+    if context.capabilities.object_lock:
+        return context.store.stat(manifest.key).hold
+    return read_kept(context.store, manifest).hold
 
 
 def finish_erasures(context: PoolContext) -> list[Erasure]:
