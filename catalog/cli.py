@@ -51,6 +51,7 @@ class State(StrEnum):
     STORED = "stored"
     DAMAGED = "damaged"
     EXPIRED = "expired"
+    ERASED = "erased"
     DELETED = "deleted"
     SKIPPED = "skipped"
     FAILED = "failed"

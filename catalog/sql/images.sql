@@ -1,8 +1,8 @@
 -- The state of every image and copy now, one row each, from the facts in the order in which they
 -- were committed. The same text runs in DuckDB, Athena and Trino; it needs a table or view `facts`.
 --
--- state: what happened last to the stored image (stored, damaged, expired, deleted); if it was never
--- stored, what the last attempt came to (skipped, failed). A later attempt that skips or fails
+-- state: what happened last to the stored image (stored, damaged, expired, erased, deleted); if it was
+-- never stored, what the last attempt came to (skipped, failed). A later attempt that skips or fails
 -- does not undo what is stored. A fact without a copy number is about the first copy.
 --
 -- `place` is a fact's place in the ledger: a commit has at most a million rows.
@@ -18,10 +18,10 @@ latest AS (
         image,
         COALESCE(copy_number, 1) AS copy_number,
         max_by(kind, place)
-            FILTER (WHERE kind IN ('stored', 'damaged', 'expired', 'deleted')) AS outcome,
+            FILTER (WHERE kind IN ('stored', 'damaged', 'expired', 'erased', 'deleted')) AS outcome,
         max_by(kind, place) FILTER (WHERE kind IN ('skipped', 'failed')) AS attempt,
         max_by(COALESCE(reason, ''), place)
-            FILTER (WHERE kind IN ('stored', 'damaged', 'expired', 'deleted')) AS outcome_reason,
+            FILTER (WHERE kind IN ('stored', 'damaged', 'expired', 'erased', 'deleted')) AS outcome_reason,
         max_by(COALESCE(reason, ''), place)
             FILTER (WHERE kind IN ('skipped', 'failed')) AS attempt_reason,
         max_by(problems, place) AS problems,

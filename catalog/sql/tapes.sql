@@ -25,6 +25,7 @@ counted AS (
         COUNT(*) FILTER (WHERE state = 'failed') AS images_failed,
         COUNT(*) FILTER (WHERE state = 'damaged') AS images_damaged,
         COUNT(*) FILTER (WHERE state = 'expired') AS images_expired,
+        COUNT(*) FILTER (WHERE state = 'erased') AS images_erased,
         COUNT(*) FILTER (WHERE state = 'deleted') AS images_deleted,
         SUM(size_bytes) AS size_bytes,
         SUM(size_bytes) FILTER (WHERE state = 'stored') AS stored_bytes
@@ -49,6 +50,7 @@ SELECT
     COALESCE(c.images_failed, 0) AS images_failed,
     COALESCE(c.images_damaged, 0) AS images_damaged,
     COALESCE(c.images_expired, 0) AS images_expired,
+    COALESCE(c.images_erased, 0) AS images_erased,
     COALESCE(c.images_deleted, 0) AS images_deleted,
     c.size_bytes,
     c.stored_bytes,
