@@ -8,6 +8,7 @@ from catalog.errors import (
     ImageHeld,
     ImageLocked,
     ImageNotFound,
+    NameInvalid,
     ObjectLocked,
     PoolError,
     Unsupported,
@@ -50,6 +51,8 @@ def delete(session: ClientSession, call: messages.Delete, wait: Patience) -> mes
                 f"image {call.image!r} copy {begun.copy} is not complete",
                 hint="discard gives up what was begun",
             )
+    if call.copy is None:
+        _refuse_several(unit, call.image)
     copy = entry.copy if entry is not None else call.copy
     if copy is None:
         copy = _lowest_copy(unit, call)
@@ -61,6 +64,13 @@ def delete(session: ClientSession, call: messages.Delete, wait: Patience) -> mes
         )
     unit.space.changed(call.image, copy)
     return messages.Deleted(state=state)
+
+
+def _refuse_several(unit: Unit, image: str) -> None:
+    """Repeated after a lost answer, a delete of "the lowest copy" would take the next one too."""
+    first = unit.index.page(prefix=image, limit=2)
+    if [entry.name for entry in first] == [image, image]:
+        raise NameInvalid(f"image {image!r} has several copies", hint="say which copy to delete")
 
 
 def _lowest_copy(unit: Unit, call: messages.Delete) -> int | None:

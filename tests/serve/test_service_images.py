@@ -275,6 +275,17 @@ def test_after_a_deletion_the_name_is_free_and_the_old_token_settles_nothing(
     assert caller.get("a") == b"new"
 
 
+def test_a_delete_that_is_repeated_never_takes_another_copy(caller: Caller) -> None:
+    for copy in (1, 2):
+        caller.put("a", DATA, token=f"token-of-copy-{copy}", copy=copy)
+    caller.put("ab", DATA, token="token-of-another")
+    with pytest.raises(NameInvalid, match="several copies"):
+        delete(caller, "a")
+    assert delete(caller, "a", 1) == "deleted"
+    assert delete(caller, "a", 1) == "deleted"
+    assert caller.get("a", copy=2) == DATA
+
+
 def test_an_image_that_somebody_reads_or_writes_is_not_deleted(
     service: Service, caller: Caller
 ) -> None:
