@@ -263,7 +263,15 @@ ARGUMENTS = {"options": 0, "testconnection": 0, "list": 1, "stat": 2, "upload": 
 
 def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Do what the words say; the exit code, 0 only when all of it was done."""
+    before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)  # stderr is read as if it were the answer
+    try:
+        return _run(words, environ)
+    finally:
+        logging.disable(before)
+
+
+def _run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     operation, *rest = words or [""]
     if ARGUMENTS.get(operation) != len(rest):
         print(f"usage: PROGRAM {USAGE}", file=sys.stderr)

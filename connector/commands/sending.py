@@ -112,10 +112,10 @@ def _send(
             f"{writer.offset} bytes of it are there, and a stream cannot be read again",
             hint="begin anew, with --replace and without --token",
         )
-    feed(client, writer, given, progress, descriptor=order.descriptor)
-    if given.size is not None and writer.offset < given.size:
+    size = feed(client, writer, given, progress, descriptor=order.descriptor)
+    if given.size is not None and size < given.size:
         raise SizeMismatch(
-            f"{given.name} became shorter while it was stored: {writer.offset} of {given.size}",
+            f"{given.name} became shorter while it was stored: {size} of {given.size} bytes",
             hint="the same command begins anew, with --replace",
         )
     if not given.unchanged():
@@ -149,18 +149,21 @@ def _digests(order: Order, given: Given) -> Callable[[int], hashlib._Hash | None
 
 def feed(
     client: Client, writer: Writer, given: Given, progress: Progress, *, descriptor: bool = True
-) -> None:
-    """Give a writer all that is left to read; with descriptor the daemon reads it itself, if it
-    takes such a one."""
+) -> int:
+    """Give a writer all that is left to read, and say how long the image is then.
+
+    With descriptor the daemon reads it itself, if it takes such a one.
+    """
     if descriptor and given.passable and "DESCRIPTORS" in client.hello().capabilities:
         while not writer.write_from(given.descriptor).eof:
             progress(writer.offset)
-    else:
-        buffer = memoryview(bytearray(PIECE))
-        while size := os.readv(given.descriptor, [buffer]):
-            writer.write(buffer[:size])
-            progress(writer.offset)
-    progress(writer.offset)
+        progress(writer.offset)
+        return writer.offset
+    at, buffer = writer.offset, memoryview(bytearray(PIECE))
+    while size := os.readv(given.descriptor, [buffer]):
+        at += writer.write(buffer[:size])  # which may gather what is small
+        progress(at)
+    return at
 
 
 def _token(order: Order, given: Given) -> str:

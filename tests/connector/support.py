@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -18,6 +19,9 @@ from catalog import console
 from catalog.s3 import S3Location
 from connector import cli
 from connector.client import Client
+from connector.serve.listener import Door
+from connector.settings import PoolSettings, SocketSettings
+from tests.serve.support import World
 
 PROGRAM = (sys.executable, "-c", "import connector.cli; connector.cli.main()")
 WRAPPER = (sys.executable, "-m", "connector.dplcompat")
@@ -137,3 +141,19 @@ def answered(*words: str) -> Any:
     code, out, err = said(*words, "--json")
     assert code == 0, err
     return json.loads(out)
+
+
+@contextlib.contextmanager
+def answering(folder: Path, world: World, *pools: PoolSettings) -> Iterator[Path]:
+    """A daemon's service behind a real socket, in this process, on memory stores; its path."""
+    path = folder / "socket"
+    service = world.service(*pools)
+    settings = dataclasses.replace(service.settings, socket=SocketSettings(path=path))
+    service.start()
+    door = Door(settings, service)
+    door.start()
+    try:
+        yield path
+    finally:
+        door.close()
+        service.close()
