@@ -29,6 +29,7 @@ from connector.commands.options import (
     at_daemon,
     consent,
     moment,
+    named,
     shown,
     split,
     until,
@@ -231,7 +232,7 @@ def get(
 
 def _fetched_json(pool: str, found: Fetched, out: str) -> dict[str, Any]:
     return {
-        "pool": pool, "image": found.image, "copy": found.copy, "offset": found.offset,
+        **named(pool, found.image), "copy": found.copy, "offset": found.offset,
         "size": found.size, "sha256": found.sha256, "out": out, "resumed_at": found.resumed_at,
     }  # fmt: skip
 
@@ -397,18 +398,18 @@ def rm(
 
     Example: tapeconnector rm main/db_1700000000 --reason "test data" --yes
     """
-    named = [split(image) for image in images]
-    what = shown(*named[0]) if len(named) == 1 else f"{len(named)} images"
+    chosen = [split(image) for image in images]
+    what = shown(*chosen[0]) if len(chosen) == 1 else f"{len(chosen)} images"
     consent(f"delete {what}", yes=yes, remedy="use --yes")
     done = []
     with place.client() as client:
-        for pool, name in named:
+        for pool, name in chosen:
             if incomplete:
                 client.discard(pool, name, copy=copy or 1)
                 state = "discarded"
             else:
                 state = client.delete(pool, name, reason=reason, copy=copy)
-            done.append({"pool": pool, "image": name, "state": state})
+            done.append({**named(pool, name), "state": state})
             if not as_json_:
                 console.say(f"{pool}/{name}: {state}")
     if as_json_:

@@ -23,6 +23,7 @@ from connector.commands.options import (
     ReasonOption,
     as_json,
     at_daemon,
+    named,
     split,
     until,
 )
@@ -180,12 +181,12 @@ def verify(
 
     Example: tapeconnector verify main/db_1700000000 --depth full
     """
-    named, found, sound = [split(image) for image in images], [], True
+    chosen, found, sound = [split(image) for image in images], [], True
     with place.client() as client:
-        for pool, name in named:
+        for pool, name in chosen:
             verified = client.verify(pool, name, depth=depth.value, copy=copy)
             sound = sound and verified.ok
-            found.append({"pool": pool, "image": name, **as_json(verified)})
+            found.append({**named(pool, name), **as_json(verified)})
             if not as_json_:
                 what = [*verified.problems, *(f"unknown: {one}" for one in verified.unknown)]
                 print(console.printable(f"{pool}/{name}: {'; '.join(what) or 'sound'}"))

@@ -5,6 +5,7 @@ Option names are fixed, because people script them.
 
 from __future__ import annotations
 
+import base64
 import functools
 import inspect
 import json
@@ -207,6 +208,15 @@ def until(text: str | None, days: int | None, forever: bool, *, option: str) -> 
 def as_json(answer: Answer) -> Any:
     """An answer as docs/protocols.md shows it; a name that is not UTF-8 is ``image_b64``."""
     return json.loads(codec.encode_answer(answer))
+
+
+def named(pool: str, image: str) -> dict[str, str]:
+    """An image in JSON, as on the wire: a name that is not UTF-8 is ``image_b64``."""
+    raw = image.encode("utf-8", "surrogateescape")
+    try:
+        return {"pool": pool, "image": raw.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"pool": pool, "image_b64": base64.b64encode(raw).decode("ascii")}
 
 
 def shown(pool: str, image: str | None) -> str:

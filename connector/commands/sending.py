@@ -21,6 +21,7 @@ from catalog.errors import (
     ImageBusy,
     ImageComplete,
     ImageDamaged,
+    ImageExists,
     ImageNotFound,
     PoolError,
     SizeMismatch,
@@ -62,12 +63,22 @@ class Order:
 def send(connect: Connect, order: Order, given: Given, progress: Progress) -> Closed:
     """Store it, and say how it was closed.
 
-    A file is gone on with when the connection is lost, a bounded number of times.
+    A file is gone on with when the connection is lost, a bounded number of times. A program that
+    makes the bytes is run once, and not at all when the token says that the image is complete.
 
     Raises:
         ConnectionLost: the daemon was away for too long; the message says how to go on.
+        ProducerFailed: the program did not end well; nothing of its output stays.
         PoolError: what the daemon said.
     """
+    try:
+        return _send_or_go_on(connect, order, given, progress)
+    finally:
+        if given.producer is not None:
+            given.producer.stop()
+
+
+def _send_or_go_on(connect: Connect, order: Order, given: Given, progress: Progress) -> Closed:
     token = order.token or _token(order, given)
     pause = FIRST_PAUSE_S
     for attempt in range(1, order.attempts + 1):
@@ -78,7 +89,7 @@ def send(connect: Connect, order: Order, given: Given, progress: Progress) -> Cl
             _give_up(connect, order, token, given)
             raise
         except PoolError as exc:
-            if not given.rewindable:
+            if _is_used_up(given):
                 _give_up(connect, order, token, given)
                 raise _lost_stream(exc, given) from exc
             if not exc.retryable or attempt == order.attempts:
@@ -103,7 +114,7 @@ def _send(
     try:
         writer = _begin(client, order, token, given)
     except ImageComplete:
-        return client.settle(order.pool, order.image, token, copy=order.copy, size=given.size)
+        return _settle(client, order, token, given)
     progress(writer.offset)
     if given.rewindable:
         given.seek(writer.offset)
@@ -112,7 +123,11 @@ def _send(
             f"{writer.offset} bytes of it are there, and a stream cannot be read again",
             hint="begin anew, with --replace and without --token",
         )
+    if given.producer is not None:
+        given.producer.start()
     size = feed(client, writer, given, progress, descriptor=order.descriptor)
+    if given.producer is not None:
+        given.producer.finish(size)
     if given.size is not None and size < given.size:
         raise SizeMismatch(
             f"{given.name} became shorter while it was stored: {size} of {given.size} bytes",
@@ -123,8 +138,37 @@ def _send(
     return writer.close()
 
 
+def _is_used_up(given: Given) -> bool:
+    """Whether what was begun cannot be begun again: a stream that may have been read from."""
+    if given.producer is not None:
+        return given.producer.started
+    return not given.rewindable
+
+
+def _settle(client: Client, order: Order, token: str, given: Given) -> Closed:
+    """How the image ended that is there already: success if it is this one, or if a file has the
+    same bytes.
+
+    Raises:
+        ImageExists: it is another one.
+    """
+    try:
+        return client.settle(order.pool, order.image, token, copy=order.copy, size=given.size)
+    except ImageExists:
+        digest = given.digest(given.size) if given.size is not None else None
+        if digest is None:
+            raise
+        return client.settle(
+            order.pool, order.image, token,
+            copy=order.copy, size=given.size, sha256=digest.hexdigest(),
+        )  # fmt: skip
+
+
 def _begin(client: Client, order: Order, token: str, given: Given) -> Writer:
-    if given.rewindable or order.token is not None:
+    if given.producer is not None:
+        with contextlib.suppress(ImageNotFound):  # what it wrote before cannot be gone on with
+            client.discard(order.pool, order.image, token=token, copy=order.copy)
+    elif given.rewindable or order.token is not None:
         with contextlib.suppress(ImageNotFound):
             return client.resume(
                 order.pool, order.image, token, copy=order.copy, digest_to=_digests(order, given)
@@ -177,7 +221,7 @@ def _token(order: Order, given: Given) -> str:
 
 def _give_up(connect: Connect, order: Order, token: str, given: Given) -> None:
     """Take away what was stored of a stream, as far as the daemon can be told."""
-    if given.rewindable or order.token is not None:
+    if given.rewindable or (order.token is not None and given.producer is None):
         return
     end = time.monotonic() + GIVE_UP_S
     while time.monotonic() < end:
@@ -195,6 +239,8 @@ def _give_up(connect: Connect, order: Order, token: str, given: Given) -> None:
 def _lost_stream(exc: PoolError, given: Given) -> PoolError:
     if not isinstance(exc, ConnectionLost):
         return exc
+    if given.producer is not None:
+        return _with_hint(exc, "run the same command again")
     return _with_hint(
         exc, f"{given.name} cannot be read again: run what makes it once more, with --replace"
     )

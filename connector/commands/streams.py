@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import stat
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catalog.errors import ConfigError
+from connector.commands.producing import Producer
 
 PIECE = 4 << 20
 """Bytes that are read from a file at a time."""
@@ -18,7 +20,8 @@ PIECE = 4 << 20
 class Given:
     """What is to be stored. base: where in a regular file it begins; size is from there on.
 
-    size is None for what cannot be read twice: a pipe, a socket, a terminal.
+    size is None for what cannot be read twice: a pipe, a socket, a terminal. producer: the program
+    whose output it is, if we run it.
     """
 
     descriptor: int
@@ -27,6 +30,7 @@ class Given:
     base: int
     identity: str
     passable: bool
+    producer: Producer | None = None
 
     @property
     def rewindable(self) -> bool:
@@ -89,6 +93,11 @@ def given(descriptor: int, name: str) -> Given:
         identity=_identity(descriptor, base),
         passable=passable(descriptor),
     )
+
+
+def output_of(producer: Producer) -> Given:
+    """What a program will write, once it is started."""
+    return dataclasses.replace(given(producer.descriptor, str(producer)), producer=producer)
 
 
 def passable(descriptor: int) -> bool:

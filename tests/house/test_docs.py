@@ -18,11 +18,14 @@ import botocore.validate
 import cfnlint.decode
 import pytest
 
+import connector.cli
 from catalog import console
 from catalog.console import ExitCode
 from catalog.model import LockMode, StorageClass
 from connector import config
+from connector.dplcompat import OPTIONS
 from connector.metrics import POOL_METRICS
+from connector.pool.classes import ClassPolicy
 from connector.pool.prices import Prices
 from migrate import lto
 from migrate.cli import CODES
@@ -31,6 +34,8 @@ from migrate.inventory.store import Inventory
 from migrate.model import Problem
 from migrate.options import defaults_from
 from migrate.selection import Outcome
+from tests.connector.support import answered, answering
+from tests.serve.support import World
 from tests.support.moto_s3 import moto_server
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +112,7 @@ def commands_in(text: str) -> Iterator[str]:
     for piece in [*code, *re.findall(r"`([^`]+)`", prose)]:
         for line in piece.replace("\\\n", " ").splitlines():
             for found in re.finditer(
-                r"(?<![\w/.-])tape(?:connector|migrate|catalog)\b[^|;&]*", line
+                r"(?<![\w/.-])tape(?:connector|migrate|catalog)\b(?!-)[^|;&]*", line
             ):
                 yield found[0].strip()
 
@@ -343,7 +348,7 @@ def test_every_code_of_an_error_says_what_to_do_at_night() -> None:
 def test_every_exit_code_is_explained() -> None:
     rows = [int(code) for code in re.findall(r"^\| (\d+) \|", page("docs/cli.md"), re.MULTILINE)]
     assert rows == [code.value for code in ExitCode]
-    assert set(CODES.values()) <= set(ExitCode)
+    assert {*CODES.values(), *connector.cli.CODES.values()} <= set(ExitCode)
 
 
 def test_every_catalogue_format_is_listed() -> None:
@@ -457,6 +462,51 @@ def _run(words: tuple[str, ...]) -> Any:
     ):
         console.run(app, words[0], codes=codes, args=[*words[1:], "--json"])
     return json.loads(out.getvalue())
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the daemon's clients print as JSON."""
+    folder = tmp_path_factory.mktemp("pool")
+    world, sizes = World(folder / "world"), {"part_size": 16 << 10, "fragment_size": 64 << 10}
+    cold = ClassPolicy(fixed=StorageClass.DEEP_ARCHIVE)
+    pools = (world.pool(sizes=sizes), world.pool("cold", policy=cold, sizes=sizes))
+    (folder / "db.dump").write_bytes(b"x" * 1000)
+    with answering(folder, world, *pools) as socket:
+        return {
+            name: answered(words[0], "--socket", str(socket), *words[1:])
+            for name, words in _of_clients(folder).items()
+        }
+
+
+def _of_clients(folder: Path) -> dict[str, tuple[str, ...]]:
+    image, file = "main/db_17", str(folder / "db.dump")
+    return {
+        "put": ("put", image, file),
+        "get": ("get", image, "--out", str(folder / "out")),
+        "ls": ("ls", "main/"),
+        "stat": ("stat", image),
+        "cold": ("put", "cold/old", file),
+        "prepare": ("prepare", "cold/old", "--dry-run"),
+        "copy": ("copy", image, "cold"),
+        "connector-verify": ("verify", image),
+        "events": ("events", "--limit", "2"),
+        "pools": ("pools", "main"),
+        "connector-status": ("status",),
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in _of_clients(Path()) if name != "cold"])
+def test_the_json_of_clients_has_the_keys_that_are_printed(told: dict[str, Any], name: str) -> None:
+    shown = json.loads(example(name))
+    assert shape(shown) == shape(told[name])
+    if isinstance(shown, list):
+        assert shape(shown[0]) == shape(told[name][0])
+
+
+def test_every_option_of_the_wrapper_is_listed() -> None:
+    rows = re.findall(r"^\| `(tapelift_\w+)` \| (.*) \|$", page("docs/cli.md"), re.MULTILINE)
+    assert dict(rows) == OPTIONS
 
 
 @pytest.mark.parametrize("name", CALLS)
