@@ -14,6 +14,7 @@ from catalog.console import DebugOption, ExitCode, JsonOption, VerboseOption
 from catalog.errors import PoolError
 from connector import dplcompat
 from connector.commands import images, keep, local, recall, server
+from connector.commands.producing import ProducerFailed
 
 NAME = "tapeconnector"
 
@@ -21,7 +22,7 @@ CODES: Mapping[type[PoolError], ExitCode] = {
     # never, as it was asked for
     errors.NoPool: ExitCode.USAGE,
     errors.NameInvalid: ExitCode.USAGE,
-    errors.ImageNotFound: ExitCode.USAGE,
+    errors.ImageNotFound: ExitCode.NOT_FOUND,
     errors.ImageExists: ExitCode.USAGE,
     errors.ImageComplete: ExitCode.USAGE,
     errors.ImageLocked: ExitCode.USAGE,
@@ -36,6 +37,7 @@ CODES: Mapping[type[PoolError], ExitCode] = {
     errors.CorruptObject: ExitCode.INCOMPLETE,
     errors.DigestMismatch: ExitCode.INCOMPLETE,
     errors.SizeMismatch: ExitCode.INCOMPLETE,
+    ProducerFailed: ExitCode.INCOMPLETE,
     # not yet
     errors.ImageArchived: ExitCode.INTERRUPTED,
     errors.ImageBusy: ExitCode.INTERRUPTED,
@@ -49,8 +51,9 @@ app = typer.Typer(
     help="""A storage pool for backup products: serve it, and use it from the command line.
 
     Start with: tapeconnector serve --embedded
-    Exit codes: 0 done, 2 wrong option or refused for good, 3 damaged, 4 the daemon or its store
-    cannot be used, 5 interrupted or not yet: archived, busy; the same command goes on.
+    Exit codes: 0 done, 2 wrong option or refused for good, 3 damaged, or the program of --run
+    failed, 4 the daemon or its store cannot be used, 5 interrupted or not yet: archived, busy; the
+    same command goes on, 6 there is no such image.
     """,
 )
 
@@ -129,6 +132,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "status": server.status,
     "apply": local.apply,
     "rebuild": local.rebuild,
+    "erase": local.erase,
     "doctor": local.doctor,
     "dplcompat": wrapper,
     "version": show_version,

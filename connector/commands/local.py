@@ -1,5 +1,5 @@
 """Commands for the daemon's own host, which work from its configuration: ``serve``, ``rebuild``,
-``apply``, ``doctor``.
+``erase``, ``apply``, ``doctor``.
 
 What they need is imported when they run: it takes most of a second, and the commands of clients,
 which backup products call for every part, need none of it.
@@ -8,7 +8,9 @@ which backup products call for every part, need none of it.
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +19,22 @@ import typer
 from catalog import console
 from catalog.console import ExitCode, JsonOption
 from catalog.errors import ConfigError
-from connector.commands.options import YesOption, consent
+from catalog.model import iso
+from connector.commands.options import (
+    CopyOption,
+    ImageArgument,
+    YesOption,
+    consent,
+    named,
+    shown,
+    split,
+)
 from connector.places import SYSTEM_CONFIG
 
 if TYPE_CHECKING:
     from connector.pool.lifecycle import Diff
+    from connector.pool.rebuild import Rebuilt
+    from connector.serve.service import Service
     from connector.settings import PoolSettings, Settings
 
 DRAIN_S = 60.0
@@ -57,6 +70,17 @@ def _chosen(settings: Settings, names: list[str] | None) -> list[PoolSettings]:
                 f"there is no pool {name!r} in the configuration", hint=f"use {', '.join(known)}"
             )
     return [known[name] for name in names or known]
+
+
+@contextlib.contextmanager
+def _alone(settings: Settings) -> Iterator[Service]:
+    """The pools without a door, while no daemon runs: what it would do in between is done too."""
+    from connector.serve.service import Service
+    from connector.state_lock import lock_state
+
+    with lock_state(settings.state), contextlib.closing(Service(settings)) as service:
+        service.start(wait_s=POOL_WAIT_S)
+        yield service
 
 
 # --- serve ----------------------------------------------------------------------------------------
@@ -135,16 +159,10 @@ def rebuild(
     damage.
     Example: tapeconnector rebuild main --config tapeconnector.toml
     """
-    from connector.serve.service import Service
-    from connector.state_lock import lock_state
-
     settings, _ = _settings(config)
     chosen = [pool.name for pool in _chosen(settings, pools)]
-    found: dict[str, Any] = {}
-    with lock_state(settings.state), contextlib.closing(Service(settings)) as service:
-        service.start(wait_s=POOL_WAIT_S)
-        for name in chosen:
-            found[name] = service.rebuild(name)
+    with _alone(settings) as service:
+        found = {name: service.rebuild(name) for name in chosen}
     rows = {name: _counts(rebuilt) for name, rebuilt in found.items()}
     if as_json:
         console.print_json(rows)
@@ -155,18 +173,52 @@ def rebuild(
         )
         for name, rebuilt in found.items():
             for what in ("damaged", "foreign", "orphans", "uploads"):
-                for key in getattr(rebuilt, what).examples:
-                    console.say(f"{name}: {what}: {key}")
+                for one in getattr(rebuilt, what).named:
+                    console.say(f"{name}: {what}: {one}")
     if any(row["damaged"] for row in rows.values()):
         raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def _counts(rebuilt: Any) -> dict[str, int]:
+def _counts(rebuilt: Rebuilt) -> dict[str, int]:
     return {
         "images": rebuilt.images, "damaged": rebuilt.damaged.count,
         "foreign": rebuilt.foreign.count, "orphans": rebuilt.orphans.count,
         "uploads": rebuilt.uploads.count,
     }  # fmt: skip
+
+
+# --- erase ----------------------------------------------------------------------------------------
+
+
+def erase(
+    image: ImageArgument,
+    reason: Annotated[str, typer.Option("--reason", help="Why; stands in the ledger for ever.")],
+    copy: CopyOption = None,
+    config: ConfigOption = None,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Destroy the key of an image that was encrypted on this host, while no daemon runs.
+
+    Nobody can read its bytes ever again, also where Object Lock keeps its objects.
+    Example: tapeconnector erase main/db_1700000000 --reason "request 4711" --yes
+    """
+    from connector.pool.erase import erase_image
+
+    pool_name, name = split(image)
+    settings, _ = _settings(config)
+    _chosen(settings, [pool_name])
+    consent(f"make {shown(pool_name, name)} unreadable for ever", yes=yes, remedy="use --yes")
+    with _alone(settings) as service:
+        pool = service.unit(pool_name).pool()
+        done = erase_image(pool, pool.stat(name, copy), reason=reason, actor=getpass.getuser())
+    if as_json:
+        console.print_json(
+            {**named(pool_name, name), "copy": done.copy, "sha256": done.sha256,
+             "erased_at": done.erased_at, "already": done.already, "tombstone": done.tombstone}
+        )  # fmt: skip
+    else:
+        console.say(f"{pool_name}/{name}: erased at {iso(done.erased_at)}")
 
 
 # --- apply ----------------------------------------------------------------------------------------
