@@ -18,8 +18,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from importlib.abc import MetaPathFinder
 from pathlib import Path
+
+from installed import AsInstalled
 
 from catalog.ledger import Ledger
 from catalog.s3 import S3Location
@@ -31,18 +32,6 @@ from connector.store.s3 import S3Store
 COPY = 1
 PIPE_SIZE = 1 << 20
 """Bytes that may wait in the pipe: what any user may ask of the kernel (proc(5), pipe-max-size)."""
-
-
-class AsInstalled(MetaPathFinder):
-    """Makes this the installation that users have, in which there is no pandas and no numpy.
-
-    pyarrow imports those that it finds, though nothing here uses them: 50 MiB, half a second, and
-    threads of numpy's that spin.
-    """
-
-    def find_spec(self, name: str, path: object, target: object = None) -> None:
-        if name in ("numpy", "pandas"):
-            raise ModuleNotFoundError(name)
 
 
 @contextmanager

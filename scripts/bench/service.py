@@ -24,9 +24,8 @@ STOP_SECONDS = 60.0
 CONNECTOR = (
     sys.executable,
     "-c",
-    # as users have it installed: see AsInstalled
-    f"import sys; sys.path.insert(0, {json.dumps(str(HERE))}); import ours;"
-    " sys.meta_path.insert(0, ours.AsInstalled()); from connector.cli import main; main()",
+    f"import sys; sys.path.insert(0, {json.dumps(str(HERE))}); import installed;"
+    " sys.meta_path.insert(0, installed.AsInstalled()); from connector.cli import main; main()",
 )
 """The first words of tapeconnector's command line."""
 
