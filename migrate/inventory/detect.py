@@ -8,7 +8,16 @@ from pathlib import Path
 
 from catalog.errors import ConfigError
 from migrate.errors import InventoryError
-from migrate.inventory import bpimagelist, media_lists, native, netbackup_csv
+from migrate.inventory import (
+    bpimagelist,
+    bpimagelist_json,
+    bpimagelist_labelled,
+    bpimmedia_labelled,
+    media_lists,
+    native,
+    netbackup,
+    netbackup_csv,
+)
 from migrate.inventory.csv_header import HEADER_WITHIN, find_header
 from migrate.inventory.options import ImportOptions
 from migrate.inventory.report import ImportReport, Notes, Severity, SourceReport
@@ -21,10 +30,15 @@ Reader = Callable[[Lines, ImportOptions, Notes], Iterator[Row | MediaRow] | Iter
 FORMATS: dict[str, Reader] = {
     "native": native.read,
     "bpimagelist": bpimagelist.read,
+    "bpimagelist-L": bpimagelist_labelled.read,
+    "bpimagelist-json": bpimagelist_json.read,
+    "bpimmedia": bpimagelist.read_bpimmedia,
+    "bpimmedia-L": bpimmedia_labelled.read,
     "bpmedialist-mlist": media_lists.read_mlist,
     "bpmedialist-l": media_lists.read_bpmedialist_l,
     "bpmedialist-L": media_lists.read_bpmedialist_labelled,
     "vmquery-b": media_lists.read_vmquery_b,
+    "vmquery-w": media_lists.read_vmquery_w,
     "vmquery": media_lists.read_vmquery,
     "csv": netbackup_csv.read,
 }
@@ -41,36 +55,66 @@ def detect_format(path: str, head: str) -> str:
     if start[:1] in ("{", "["):
         return _which_json(path, start)
     lines = head.splitlines()
-    tokens = bpimagelist.split(next((line for line in lines if line.strip()), ""))
-    if tokens[:1] == ["IMAGE"]:
-        return _which_image_records(path, tokens)
-    if tokens[:1] == ["FRAG"] or tokens[:1] == ["HISTO"]:
-        return "bpimagelist"
+    whole = lines if head.endswith(("\n", "\r")) else lines[:-1] or lines
+    filled = [line for line in whole[:_LOOK_WITHIN] if line.strip()]
+    if (name := _records(filled[:1])) is not None:
+        return name
     if find_header(lines[:HEADER_WITHIN]) is not None:
         return "csv"
-    first = "\n".join(lines[:12]).lower()
+    name = _records(filled[:HEADER_WITHIN]) or _labelled(filled) or _tape_list(filled)
+    if name is None:
+        raise fault(
+            path, 1, f"no catalogue format fits; tried {', '.join(FORMATS)}", hint=_advice(lines)
+        )
+    return name
+
+
+_LOOK_WITHIN = 60
+"""Lines that are looked at; a form shows itself after a few, below words of whoever sent it."""
+
+
+def _records(lines: Sequence[str]) -> str | None:
+    """IMAGE and FRAG records: bpimmedia has the backup id as fourth token, bpimagelist as sixth."""
+    for line in lines:
+        tokens = bpimagelist.split(line)
+        if tokens[:1] == ["IMAGE"] and len(tokens) > 1:
+            ids = [netbackup.split_backup_id(tokens[at]) for at in (3, 5) if at < len(tokens)]
+            return "bpimmedia" if ids[:1] != [None] and ids[1:] in ([], [None]) else "bpimagelist"
+        if tokens[:1] in (["FRAG"], ["HISTO"]) and len(tokens) > 4:
+            return "bpimagelist"
+    return None
+
+
+def _labelled(lines: Sequence[str]) -> str | None:
+    """The forms for people: labels with colons, and the table of images on media."""
+    if any(bpimmedia_labelled.looks_like(line) for line in lines):
+        return "bpimmedia-L"
+    labels = {line.partition(":")[0].strip().lower() for line in lines if ":" in line}
+    return "bpimagelist-L" if {"backup id", "policy"} <= labels else None
+
+
+def _tape_list(lines: Sequence[str]) -> str | None:
+    first = "\n".join(lines[:HEADER_WITHIN]).lower()
     if "<------- status ------->" in first or ("vimages" in first and "on hold" in first):
         return "bpmedialist-mlist"
     if "media_id = " in first:
         return "bpmedialist-L"
     if "media id:" in first:
         return "vmquery"
+    if any(media_lists.is_vmquery_w(line) for line in lines):
+        return "vmquery-w"
     if "optical" in first and "robot" in first and "mount" in first:
         return "vmquery-b"
-    if media_lists.is_bpmedialist_l(next((line for line in lines if line.strip()), "")):
+    if any(media_lists.is_bpmedialist_l(line) for line in lines[:HEADER_WITHIN]):
         return "bpmedialist-l"
-    raise fault(
-        path, 1, f"no catalogue format fits; tried {', '.join(FORMATS)}", hint=_advice(lines)
-    )
+    return None
 
 
 def _which_json(path: str, start: str) -> str:
+    if bpimagelist_json.looks_like(start):
+        return "bpimagelist-json"
     if '"image_id"' in start or '"images"' in start or '"media_id"' in start:
         return "native"
-    if '"backupid"' in start or '"frags"' in start:
-        raise fault(
-            path, 1, "this is bpimagelist -json, which is not read", hint="export bpimagelist -l"
-        )
     try:
         json.loads(start)
     except (ValueError, RecursionError):
@@ -83,23 +127,10 @@ def _which_json(path: str, start: str) -> str:
     )
 
 
-def _which_image_records(path: str, tokens: Sequence[str]) -> str:
-    """bpimmedia -l has the backup id as its fourth token, bpimagelist -l as its sixth."""
-    if 12 <= len(tokens) <= 20 and "_" in tokens[3] and tokens[3].startswith(tokens[1]):
-        raise fault(
-            path, 1, "this is bpimmedia -l, which is not read", hint="export bpimagelist -l"
-        )
-    return "bpimagelist"
-
-
 def _advice(lines: Sequence[str]) -> str:
     text = "\n".join(lines[:20]).lower()
-    if "backup id:" in text and "client:" in text:
-        return "this looks like bpimagelist -L; export bpimagelist -l"
     if "backed up" in text and "expires" in text:
         return "this looks like bpimagelist -U, which has no backup ids; export bpimagelist -l"
-    if "backup-id" in text:
-        return "this looks like bpimmedia -L; export bpimagelist -l"
     return "a CSV needs a header with a backup id and a media id; --format states the format"
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NoReturn
 
+from migrate.errors import InventoryError
 from migrate.inventory.text import fault
 
 CHUNK = 64 * 1024
@@ -17,6 +18,19 @@ MAX_ELEMENT = 16 * 1024 * 1024
 """Longest element, in characters: an image of fifty thousand fragments stays below."""
 
 _BLANK = re.compile(r"[ \t\r\n]*")
+
+
+_WRAPPER = re.compile(r'\{[ \t\r\n]*"(\w{1,40})"[ \t\r\n]*:[ \t\r\n]*\[')
+_NEXT_LINE = re.compile(r"\n\{")
+_LONGEST_WORD = 64
+"""A value that is cut off within a name, a number or an escape is cut within so many characters."""
+
+
+def _certain(exc: ValueError, length: int) -> bool:
+    """Whether more text could not mend it: it went wrong well before the end of what is there."""
+    if not isinstance(exc, json.JSONDecodeError):
+        return True  # NaN, or a number of thousands of digits
+    return not exc.msg.startswith("Unterminated") and exc.pos + _LONGEST_WORD < length
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -53,6 +67,54 @@ class JsonStream:
             raise self._wrong("neither an object nor an array")
         if self._peek(end=True):
             raise self._wrong("text behind the end of the document")
+
+    def values(
+        self, broken: Callable[[int, str], None], own_lists: Collection[str]
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield (line of its beginning, value) for the values of a document.
+
+        They are the elements of one array, or stand one behind the other with or without commas.
+        An object whose first key has an array that is none of own_lists wraps the values. What
+        is broken among objects of one line each is told to broken, and the next line is taken.
+
+        Raises:
+            InventoryError: as ``entries``; broken text in an array cannot be passed over.
+        """
+        opening = self._peek()
+        wrapper = _WRAPPER.match(self._text, self._at)
+        if wrapper and wrapper[1].lower() not in own_lists:
+            for _, element in self._object():
+                yield self.line, element
+        elif opening == "[":
+            for element in self._array():
+                yield self.line, element
+        else:
+            yield from self._sequence(broken)
+            return
+        if self._peek(end=True):
+            raise self._wrong("text behind the end of the document")
+
+    def _sequence(self, broken: Callable[[int, str], None]) -> Iterator[tuple[int, Any]]:
+        while self._peek(end=True):
+            line = self.line
+            try:
+                value = self._value()
+            except InventoryError as exc:
+                if self._ended and _NEXT_LINE.search(self._text, self._at) is None:
+                    raise
+                broken(line, str(exc).partition(": ")[2])
+                self._pass_over()
+                continue
+            yield line, value
+            if self._peek(end=True) == ",":
+                self._take(",")
+
+    def _pass_over(self) -> None:
+        """Go on at the next line that begins with an object; those within another are indented."""
+        while (match := _NEXT_LINE.search(self._text, self._at)) is None and not self._ended:
+            self._move(max(self._at, len(self._text) - 2))
+            self._fill(CHUNK)
+        self._move(len(self._text) if match is None else match.end() - 1)
 
     def _object(self) -> Iterator[tuple[str, Any]]:
         self._take("{")
@@ -92,7 +154,7 @@ class JsonStream:
                 raise self._wrong("nested too deeply") from exc
             except ValueError as exc:
                 # Cut within the value, perhaps: look further before saying that it is wrong.
-                if self._ended:
+                if self._ended or _certain(exc, len(self._text)):
                     raise self._wrong(str(exc).partition(": line")[0]) from exc
             else:
                 # A number at the end of what was read may go on behind it.
@@ -140,6 +202,6 @@ class JsonStream:
             size += len(piece)
         self._text = "".join(pieces)
 
-    def _wrong(self, what: str) -> Exception:
+    def _wrong(self, what: str) -> InventoryError:
         hint = "export it again" if self._ended else "the file must be one JSON document"
         return fault(self._path, self.line, f"not a JSON catalogue: {what}", hint=hint)

@@ -1,4 +1,4 @@
-"""Tape lists: ``bpmedialist -mlist``, ``-l``, ``-L`` and ``vmquery -b -a``, ``-a``.
+"""Tape lists: ``bpmedialist -mlist``, ``-l``, ``-L`` and ``vmquery -b -a``, ``-w -a``, ``-a``.
 
 They say which tapes exist, when each was assigned and what its barcode is. All are optional;
 the validator needs them to find reused and unknown media.
@@ -11,13 +11,18 @@ from collections.abc import Iterator
 
 from catalog.model import NANOSECONDS
 from migrate.inventory import netbackup
-from migrate.inventory.bpimagelist import DENSITIES
 from migrate.inventory.options import ImportOptions
 from migrate.inventory.report import Notes
 from migrate.inventory.rows import NEVER, MediaRow
 from migrate.inventory.text import Lines
 from migrate.inventory.times import date_order, read_wall, to_utc
 from migrate.inventory.values import text_or_none
+
+DENSITIES = {
+    6: "hcart", 14: "hcart2", 20: "hcart3", 13: "dlt", 15: "dlt2", 21: "dlt3", 12: "4mm",
+    16: "8mm", 19: "dtf",
+}  # fmt: skip
+"""Source: public scripts. LTO generations are mapped freely to the hcart ones."""
 
 _FROZEN, _SUSPENDED = 1, 2
 """Status bits of ``bpmedialist``. Source: public scripts."""
@@ -30,6 +35,10 @@ _DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{2,4} \d{1,2}:\d\d(?::\d\d)?(?: [AaPp][Mm])?
 _MLIST_FIRST = re.compile(rf"(\S+)\s+\d+\s+\d+\s+({_DATE}|N/A)\s+(?:{_DATE}|N/A)\s+(\S+)\s")
 _MLIST_SECOND = re.compile(rf"\s+\d+\s+({_DATE}|INFINITY|N/A)\s+(?:{_DATE}|N/A)(.*)")
 _PAIR = re.compile(r"(\w+) = ([^,]*)")
+_PAIR_LIKE = " = "
+_MAX_RECORD = 4096
+"""Characters of a line that are looked at with a pattern; a real one has under two hundred."""
+
 _EPOCH = re.compile(r"\((\d{1,11})\)")
 
 
@@ -70,27 +79,36 @@ def read_bpmedialist_labelled(
     values: dict[str, str] = {}
     first = 0
     for line in lines:
-        pairs = dict(_PAIR.findall(line.rstrip("\r\n")))
+        pairs = dict(_PAIR.findall(line.rstrip("\r\n")[:_MAX_RECORD]))
+        if not pairs:
+            if line.strip() and _PAIR_LIKE not in line:
+                notes.ignore(lines.number, "no key and value", line.strip()[:60])
+            continue
         if "media_id" in pairs:
-            if values:
-                yield _labelled(values, first)
+            yield from _labelled(values, first, notes)
             values, first = pairs, lines.number
         elif values:
             values.update(pairs)
-    if values:
-        yield _labelled(values, first)
+    yield from _labelled(values, first, notes)
 
 
-def _labelled(values: dict[str, str], line: int) -> MediaRow:
+def _labelled(values: dict[str, str], line: int, notes: Notes) -> Iterator[MediaRow]:
+    """The tape of these pairs, if there are any."""
+    media_id = values.get("media_id", "").strip()
+    if not media_id:
+        if values:
+            notes.ignore(line, "no media id", lost=True)
+        return
+
     def epoch(key: str) -> int | None:
         match = _EPOCH.search(values.get(key, ""))
         return int(match[1]) if match else None
 
     status = values.get("status", "0").strip().lower()
     bits = int(status, 16) if re.fullmatch(r"0x[0-9a-f]{1,8}", status) else 0
-    return MediaRow(
+    yield MediaRow(
         line,
-        values.get("media_id", "").strip(),
+        media_id,
         density=text_or_none(values.get("density", "").partition("(")[0]),
         assigned_at=netbackup.instant(epoch("allocated")),
         expires=netbackup.expiry(epoch("expiration")),
@@ -104,8 +122,12 @@ def read_mlist(lines: Lines, options: ImportOptions, notes: Notes) -> Iterator[M
     """``bpmedialist -mlist``: two or three lines a tape, local times to the minute."""
     local = _LocalTimes(options)
     row: MediaRow | None = None
+    in_table = False
     for line in lines:
-        if first := _MLIST_FIRST.match(line):
+        text = line[:_MAX_RECORD]
+        if line.startswith("---"):
+            in_table = True
+        elif first := _MLIST_FIRST.match(text):
             if row is not None:
                 yield row
             assigned = local.instant(first[2], lines.number, notes)
@@ -117,13 +139,17 @@ def read_mlist(lines: Lines, options: ImportOptions, notes: Notes) -> Iterator[M
                 assigned_uncertainty=0 if assigned is None else local.uncertainty,
                 listed=True,
             )
-        elif row is not None and (second := _MLIST_SECOND.match(line)):
+        elif row is not None and (second := _MLIST_SECOND.match(text)):
             status = second[2].upper().split()
             row = row._replace(
                 expires=local.expiry(second[1], lines.number, notes),
                 frozen="FROZEN" in status,
                 suspended="SUSPENDED" in status,
             )
+        elif in_table and line.strip() and not line.strip().isdecimal():
+            in_table = not line.startswith("Server Host")  # the next server's header begins
+            if in_table:
+                notes.ignore(lines.number, "not of a tape's entry", line.strip()[:60], lost=True)
     if row is not None:
         yield row
 
@@ -159,29 +185,66 @@ class _LocalTimes:
 
 def read_vmquery_b(lines: Lines, options: ImportOptions, notes: Notes) -> Iterator[MediaRow]:
     """``vmquery -b -a``: a table with the id in front; it has no barcode."""
+    for tokens in _table(lines, notes, least=_B_COLUMNS):
+        yield MediaRow(lines.number, tokens[0], density=tokens[1].lower(), listed=True)
+
+
+def read_vmquery_w(lines: Lines, options: ImportOptions, notes: Notes) -> Iterator[MediaRow]:
+    """``vmquery -w -a``: a wide table, id, partner, type and barcode in front."""
+    for tokens in _table(lines, notes, least=_W_COLUMNS):
+        barcode = text_or_none(tokens[3])
+        yield MediaRow(
+            lines.number, tokens[0], barcode=barcode, density=tokens[2].lower(), listed=True
+        )
+
+
+_B_COLUMNS = 8
+_W_COLUMNS = 30
+"""Columns of the two tables, at least; the wide one has 37, of which the last may be empty."""
+
+
+def is_vmquery_w(line: str) -> bool:
+    """Whether a line is a record of ``vmquery -w -a``: a short id, and very many columns."""
+    tokens = line.split()
+    return len(tokens) >= _W_COLUMNS and len(tokens[0]) <= _MAX_MEDIA_ID and "=" not in line
+
+
+_MAX_MEDIA_ID = 6
+
+
+def _table(lines: Lines, notes: Notes, least: int) -> Iterator[list[str]]:
+    """The records below the rule; others are left out with a finding."""
     in_table = False
     for line in lines:
         if line.startswith("---"):
             in_table = True
             continue
         tokens = line.split()
-        if in_table and len(tokens) >= 3:
-            yield MediaRow(lines.number, tokens[0], density=tokens[1].lower(), listed=True)
+        if not tokens or not in_table:
+            continue
+        if len(tokens) < least or len(tokens[0]) > _MAX_MEDIA_ID:
+            notes.ignore(lines.number, "not a record of the table", line.strip()[:60], lost=True)
+            continue
+        yield tokens
 
 
 def read_vmquery(lines: Lines, options: ImportOptions, notes: Notes) -> Iterator[MediaRow]:
-    """``vmquery -a``: ``label: value`` blocks; the only list that has the barcodes."""
-    media_id: str | None = None
+    """``vmquery -a``: ``label: value`` blocks; the usual list that has the barcodes."""
+    media_id = ""
     barcode: str | None = None
     first = 0
     for line in lines:
         label, colon, value = line.partition(":")
         label = label.strip().lower()
         if colon and label == "media id":
-            if media_id is not None:
+            if media_id:
                 yield MediaRow(first, media_id, barcode=barcode, listed=True)
             media_id, barcode, first = value.strip(), None, lines.number
+            if not media_id:
+                notes.ignore(first, "no media id", lost=True)
         elif colon and label == "barcode":
             barcode = text_or_none(value)
+        elif not colon and line.strip("=- \t\r\n"):
+            notes.ignore(lines.number, "no label", line.strip()[:60])
     if media_id:
         yield MediaRow(first, media_id, barcode=barcode, listed=True)

@@ -61,6 +61,10 @@ _SCHEDULE_WORDS = {
 }
 
 
+FRAGMENT_WORDS = {"tir": -1, "idx": 0}
+"""What listings for people print instead of the number of a fragment that is not image data."""
+
+
 def split_backup_id(image_id: str) -> tuple[str, int] | None:
     """Client and backup time (epoch seconds) of a backup id; the client may contain ``_``."""
     match = _BACKUP_ID.fullmatch(image_id)

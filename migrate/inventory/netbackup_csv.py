@@ -59,7 +59,6 @@ _ALL_FIELDS = (*_OWN_FIELDS, *_SHARED_FIELDS, *_COPY_FIELDS, *_PLACE_FIELDS, *_T
 
 _MEDIA_LIST = re.compile(r"[;,|\s]+")
 _LEVEL = re.compile(r"(?:.*\()?(\d{1,3})\)?")
-_FRAGMENT_WORDS = {"tir": -1, "idx": 0}
 
 _FOOTER_CELLS = 2
 """A footer is a word and a total; a row with more cells held data."""
@@ -434,7 +433,7 @@ class _Table:
         try:
             value = whole(text)
         except ValueError as exc:
-            word = _FRAGMENT_WORDS.get(text.strip().lower())
+            word = netbackup.FRAGMENT_WORDS.get(text.strip().lower())
             if word is None:
                 raise _Skip(f"{what} cannot be read", str(exc), lost=True) from exc
             return word

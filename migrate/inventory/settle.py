@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from catalog.model import iso
+from catalog.model import NANOSECONDS, iso
 from migrate.inventory import netbackup
 from migrate.inventory.report import ImportReport, Severity
 from migrate.inventory.rows import NEVER
@@ -20,6 +20,9 @@ from migrate.inventory.values import KIB
 Values = Mapping[str, Any]
 Merge = Callable[[Values, Values], tuple[dict[str, Any], list[str]]]
 """Given the kept row and the other one: what to change in the kept one, and what differs."""
+
+
+_MINUTE = 60 * NANOSECONDS
 
 
 def settle(db: sqlite3.Connection, report: ImportReport) -> None:
@@ -191,6 +194,10 @@ def _later(kept: Values, other: Values) -> tuple[dict[str, Any], list[str]]:
     if theirs is None or mine == theirs:
         return {}, []
     changes = {"expires": theirs} if mine is None or theirs > mine else {}
+    if mine is not None and max(mine, theirs) - min(mine, theirs) < _MINUTE:
+        # A listing for people has no seconds: it agrees with every time within its minute.
+        if min(mine, theirs) % _MINUTE == 0:
+            return changes, []
     words = ["infinity" if time == NEVER else iso(time) for time in (mine, theirs)]
     return changes, [] if mine is None else [f"expiry {words[0]} or {words[1]}"]
 

@@ -189,6 +189,11 @@ class TimeReader:
             )
         return netbackup.instant(epoch)
 
+    def settle_order(self, order: Order) -> None:
+        """Day or month stands first in this file, as the reader found out."""
+        self._order = order
+        self._walls.clear()
+
     def expiry(self, text: str, line: int, *, utc: bool) -> int | None:
         """An expiry in nanoseconds, NEVER, or None when there is none or it is 0.
 

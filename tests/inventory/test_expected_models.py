@@ -7,6 +7,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from tests.inventory.support import (
     without_media_list,
 )
 
-CATALOGUES = ("nbu.csv", "bpimagelist_l.txt")
+CATALOGUES = ("nbu.csv", "bpimagelist_l.txt", "bpimagelist_L.txt", "bpimagelist.json")
 LISTS = ("bpmedialist_mlist.txt", "bpmedialist_l.txt", "bpmedialist_L.txt")
 VOLUMES = ("vmquery_b_a.txt", "vmquery_a.txt")
 
@@ -49,11 +50,61 @@ def test_keys_stand_in_the_order_of_the_expected_file() -> None:
     assert ours == json.dumps(expected("nbu_expected.json"))
 
 
+def images_on_media(*, table: bool) -> list[dict[str, Any]]:
+    """The expected images as far as bpimmedia tells them: -l, or the table of -L.
+
+    It has no claimed numbers and no size; -l has no primary copy; the table has no seconds, no
+    remainders, no block sizes, no assignments and no labels of schedules.
+    """
+    images = expected("nbu_expected.json")
+    for image in images:
+        first = next((one for one in image["copies"] if one["primary"]), image["copies"][0])
+        missing = {"missing_fragment", "copy_count_mismatch"} & set(image["problems"])
+        image["problems"] = [one for one in image["problems"] if one not in missing]
+        data = [one for one in first["fragments"] if one["fragment_number"] > 0]
+        if [one["fragment_number"] for one in data] != list(range(1, len(data) + 1)):
+            image["problems"] = sorted({*image["problems"], "missing_fragment"})
+        for one in (fragment for copy in image["copies"] for fragment in copy["fragments"]):
+            if table:
+                one["size_bytes"] = one["size_bytes"] // 1024 * 1024
+                one["block_size"] = None
+                one["size_is_exact"] = False
+        image["size_bytes"] = sum(one["size_bytes"] for one in data)
+        if "missing_fragment" in image["problems"]:
+            image["size_bytes"] = None
+        if table:
+            image["schedule"] = None
+            image["problems"] = [one for one in image["problems"] if one != "media_reused"]
+        for one in (image, *image["copies"]):
+            if table and one["expires_at"] is not None:
+                one["expires_at"] = f"{one['expires_at'][:17]}00Z"
+        for copy in image["copies"]:
+            copy["primary"] = table and copy["primary"]
+    return images
+
+
+@pytest.mark.parametrize(("name", "table"), [("bpimmedia_l.txt", False), ("bpimmedia_L.txt", True)])
+def test_images_on_media_equal_the_expected_model_as_far_as_they_tell_it(
+    name: str, table: bool
+) -> None:
+    options = ImportOptions(timezone="UTC")
+    paths = NETBACKUP / name, NETBACKUP / "bpmedialist_l.txt"
+    assert model(*paths, options=options) == images_on_media(table=table)
+
+
+@pytest.mark.parametrize("name", ["bpimmedia_l.txt", "bpimmedia_L.txt"])
+def test_images_on_media_join_with_another_form_without_a_word(name: str) -> None:
+    paths = [NETBACKUP / one for one in (name, "nbu.csv", "bpmedialist_l.txt")]
+    inventory, report = load(*paths, options=ImportOptions(timezone="UTC"))
+    assert codes(report) == set()
+    assert as_json(inventory) == expected("nbu_expected.json")
+
+
 def test_the_newest_token_counts_and_both_infinities_are_read() -> None:
     assert model(NETBACKUP / "bpimagelist_l_v10.txt") == expected("nbu_v10_expected.json")
 
 
-def test_both_forms_of_one_catalogue_merge_without_a_word() -> None:
+def test_all_forms_of_one_catalogue_merge_without_a_word() -> None:
     inventory, report = load(*(NETBACKUP / name for name in CATALOGUES))
     assert as_json(inventory) == without_media_list(expected("nbu_expected.json"))
     assert codes(report) == set()
@@ -172,6 +223,11 @@ def test_every_form_of_the_tape_list_tells_the_same(name: str) -> None:
         ("small.csv", "csv"),
         ("nbu_image_level.csv", "csv"),
         ("bpimagelist_l.txt", "bpimagelist"),
+        ("bpimagelist_l_v10.txt", "bpimagelist"),
+        ("bpimagelist_L.txt", "bpimagelist-L"),
+        ("bpimagelist.json", "bpimagelist-json"),
+        ("bpimmedia_l.txt", "bpimmedia"),
+        ("bpimmedia_L.txt", "bpimmedia-L"),
         ("bpmedialist_mlist.txt", "bpmedialist-mlist"),
         ("bpmedialist_l.txt", "bpmedialist-l"),
         ("bpmedialist_L.txt", "bpmedialist-L"),
