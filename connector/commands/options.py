@@ -22,7 +22,7 @@ import typer
 from catalog import console
 from catalog.errors import ConfigError
 from catalog.model import NANOSECONDS, from_iso
-from connector.client import Client
+from connector.client import Client, ConnectionLost
 from connector.config_table import Wrong
 from connector.places import default_socket
 from connector.secret_files import read_token
@@ -67,6 +67,10 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
+class NoDaemon(ConnectionLost):
+    """There is no socket: the daemon was not started, or is just being restarted."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """How to reach the daemon. The token is never shown."""
@@ -82,6 +86,7 @@ class Place:
 
         Raises:
             ConfigError: options that do not go together, or a file that cannot be used.
+            NoDaemon: there is no socket at its place.
         """
         if self.tcp is None:
             if self.cafile or self.token_file:
@@ -90,7 +95,7 @@ class Place:
                 )
             path = self.socket or default_socket()
             if not path.exists():
-                raise ConfigError(
+                raise NoDaemon(
                     f"no daemon listens at {path}",
                     hint="start one: tapeconnector serve --embedded; or say --socket PATH",
                 )

@@ -27,6 +27,7 @@ from catalog.errors import (
     SizeMismatch,
 )
 from connector.client import Client, ConnectionLost, Writer, failure_in
+from connector.commands.options import NoDaemon
 from connector.commands.streams import PIECE, Given
 from connector.wire.messages import Closed, Keep, Name, Source
 
@@ -92,7 +93,8 @@ def _send_or_go_on(connect: Connect, order: Order, given: Given, progress: Progr
             if _is_used_up(given):
                 _give_up(connect, order, token, given)
                 raise _lost_stream(exc, given) from exc
-            if not exc.retryable or attempt == order.attempts:
+            absent = attempt == 1 and isinstance(exc, NoDaemon)  # likely the wrong place
+            if not exc.retryable or absent or attempt == order.attempts:
                 raise _with_hint(exc, "the same command goes on where this one ended") from exc
             failure = failure_in(exc)
             wait = max(pause, failure.retry_after_s if failure else 0.0)
@@ -123,6 +125,25 @@ def _send(
             f"{writer.offset} bytes of it are there, and a stream cannot be read again",
             hint="begin anew, with --replace and without --token",
         )
+    try:
+        _fill(client, order, writer, given, progress)
+    except BaseException:
+        if _is_thrown_away(order, given):
+            with contextlib.suppress(PoolError):
+                writer.abort()
+        raise
+    if not given.unchanged():
+        log.warning("%s was changed while it was stored; what was read is stored", given.name)
+    return writer.close()
+
+
+def _fill(client: Client, order: Order, writer: Writer, given: Given, progress: Progress) -> None:
+    """Send all that there is.
+
+    Raises:
+        SizeMismatch: a file became shorter.
+        ProducerFailed: the program did not end well.
+    """
     if given.producer is not None:
         given.producer.start()
     size = feed(client, writer, given, progress, descriptor=order.descriptor)
@@ -133,9 +154,11 @@ def _send(
             f"{given.name} became shorter while it was stored: {size} of {given.size} bytes",
             hint="the same command begins anew, with --replace",
         )
-    if not given.unchanged():
-        log.warning("%s was changed while it was stored; what was read is stored", given.name)
-    return writer.close()
+
+
+def _is_thrown_away(order: Order, given: Given) -> bool:
+    """Whether nobody can go on with what was stored of it."""
+    return given.producer is not None or not (given.rewindable or order.token is not None)
 
 
 def _is_used_up(given: Given) -> bool:
@@ -221,7 +244,7 @@ def _token(order: Order, given: Given) -> str:
 
 def _give_up(connect: Connect, order: Order, token: str, given: Given) -> None:
     """Take away what was stored of a stream, as far as the daemon can be told."""
-    if given.rewindable or (order.token is not None and given.producer is None):
+    if not _is_thrown_away(order, given):
         return
     end = time.monotonic() + GIVE_UP_S
     while time.monotonic() < end:
