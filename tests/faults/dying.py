@@ -105,8 +105,8 @@ class Fate:
             time.sleep(60)  # no step more until the signal arrives
 
 
-def watch(fate: Fate) -> None:
-    """Put events around journal transactions and S3 requests."""
+def watch(fate: Fate, *, journal: bool = True, s3: bool = True) -> None:
+    """Put events around journal transactions, and around S3 requests."""
     from botocore.httpsession import URLLib3Session
 
     from connector.pool.journal import Journal
@@ -126,8 +126,10 @@ def watch(fate: Fate) -> None:
         fate.event()
         return answer
 
-    Journal.transaction = watched  # type: ignore[method-assign]
-    URLLib3Session.send = watched_send  # type: ignore[method-assign]
+    if journal:
+        Journal.transaction = watched  # type: ignore[method-assign]
+    if s3:
+        URLLib3Session.send = watched_send  # type: ignore[method-assign]
 
 
 def live(order: dict[str, Any]) -> None:
