@@ -108,7 +108,10 @@ class SpoolSink:
         self._pieces.append(crc)
         self._offset += size
         if self._offset - self._safe >= SYNC_EVERY:
-            self.checkpoint()
+            # these bytes are accepted: said to be refused, they would come again and be here twice.
+            # What could not be made safe is tried again, and said by the next call
+            with contextlib.suppress(NoSpace):
+                self.checkpoint()
 
     def durable(self) -> int:
         """See Sink."""
