@@ -8,7 +8,7 @@ from typing import Any
 
 from catalog.model import ScheduleType
 from migrate.inventory.rows import NEVER
-from migrate.inventory.schema import COPY, FRAGMENT, IMAGE, listed
+from migrate.inventory.schema import COPY, FRAGMENT, FRAGMENT_KIND, IMAGE, listed
 from migrate.model import Copy, Fragment, Image, Media, Problem, Storage
 
 _Rows = Iterator[tuple[Any, ...]]
@@ -21,7 +21,9 @@ def images(db: sqlite3.Connection, image_id: str | None = None) -> Iterator[Imag
     """Every image in the order of its id, or only the one."""
     chosen, parameters = "", ()
     if image_id is not None:
-        row = db.execute("SELECT image_no FROM image WHERE image_id = ?", (image_id,)).fetchone()
+        row = db.execute(
+            "SELECT image_no FROM image_own WHERE image_id = ?", (image_id,)
+        ).fetchone()
         if row is None:
             return
         chosen, parameters = "WHERE image_no = ?", row
@@ -201,9 +203,11 @@ def fragments_on(
 def fragments_on_query(selected_only: bool) -> str:
     """The query behind ``fragments_on``; it has to walk the index and must not sort."""
     chosen = _SELECTED.replace("JOIN", "CROSS JOIN") if selected_only else ""
+    shown = ", ".join(f'{"k" if name in FRAGMENT_KIND else "f"}."{name}"' for name in FRAGMENT)
     return (  # CROSS JOIN keeps the order of the loops
-        f"SELECT i.image_id, {listed(FRAGMENT, 'f')} FROM fragment f"
-        f" INDEXED BY fragment_by_place{chosen} CROSS JOIN image i USING (image_no)"
+        f"SELECT i.image_id, {shown} FROM fragment_own f"
+        f" INDEXED BY fragment_by_place{chosen} CROSS JOIN image_own i USING (image_no)"
+        " CROSS JOIN fragment_kind k ON k.kind = f.kind"
         " WHERE f.media_id = ? ORDER BY f.tape_file_number, f.block_offset, f.image_no,"
         " f.copy_number, f.fragment_number"
     )
@@ -215,15 +219,18 @@ def spanning(
     """Image id, copy number and the tapes in the order of the data."""
     chosen = _SELECTED if selected_only else ""
     cursor = db.execute(
-        "SELECT f.image_no, f.copy_number FROM fragment f JOIN copy c USING (image_no, copy_number)"
+        "SELECT f.image_no, f.copy_number FROM fragment_own f"
+        " JOIN copy c USING (image_no, copy_number)"
         f"{chosen} WHERE f.fragment_number > 0 AND c.storage IS NOT 'disk'"
         " GROUP BY f.image_no, f.copy_number HAVING min(f.media_id) <> max(f.media_id)"
         " ORDER BY f.image_no, f.copy_number"
     )
     for image_no, copy_number in cursor:
-        name = db.execute("SELECT image_id FROM image WHERE image_no = ?", (image_no,)).fetchone()
+        name = db.execute(
+            "SELECT image_id FROM image_own WHERE image_no = ?", (image_no,)
+        ).fetchone()
         tapes = db.execute(
-            "SELECT media_id FROM fragment WHERE image_no = ? AND copy_number = ?"
+            "SELECT media_id FROM fragment_own WHERE image_no = ? AND copy_number = ?"
             " AND fragment_number > 0 ORDER BY fragment_number",
             (image_no, copy_number),
         )
@@ -235,7 +242,7 @@ def media_totals(db: sqlite3.Connection, selected_only: bool) -> _Rows:
     chosen = _SELECTED if selected_only else ""
     return db.execute(
         "SELECT media_id, count(DISTINCT image_no), count(*), coalesce(sum(size_bytes), 0),"
-        " sum(size_bytes IS NULL) FROM fragment INDEXED BY fragment_by_place"
+        " sum(size_bytes IS NULL) FROM fragment_own INDEXED BY fragment_by_place"
         f"{chosen} WHERE media_id IN (SELECT media_id FROM media)"
         " GROUP BY media_id ORDER BY media_id"
     )

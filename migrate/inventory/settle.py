@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from catalog.model import NANOSECONDS, iso
 from migrate.inventory import netbackup
 from migrate.inventory.report import ImportReport, Severity
 from migrate.inventory.rows import NEVER
-from migrate.inventory.schema import COPY, FRAGMENT, FRAGMENT_INDEX, IMAGE, listed
+from migrate.inventory.schema import (
+    COPY,
+    FRAGMENT,
+    FRAGMENT_INDEX,
+    FRAGMENT_KIND,
+    FRAGMENT_OWN,
+    IMAGE,
+    IMAGE_KIND,
+    IMAGE_OWN,
+    listed,
+)
 from migrate.inventory.values import KIB
 
 Values = Mapping[str, Any]
@@ -22,45 +32,48 @@ Merge = Callable[[Values, Values], tuple[dict[str, Any], list[str]]]
 """Given the kept row and the other one: what to change in the kept one, and what differs."""
 
 
+SORTERS = 2
+"""Threads that SQLite may sort with beside its own. They share its memory."""
+
 _MINUTE = 60 * NANOSECONDS
 
 
 def settle(db: sqlite3.Connection, report: ImportReport) -> None:
     """Fill the final tables from the staging tables, and index them."""
+    db.execute(f"PRAGMA threads = {SORTERS}")
     _images(db, report)
     _copies(db, report)
     _fragments(db, report)
-    db.execute("UPDATE image SET product = ? WHERE product IS NULL", (netbackup.PRODUCT,))
     db.execute(
         "INSERT OR IGNORE INTO media SELECT DISTINCT f.media_id, NULL, NULL, NULL, NULL, 0, NULL,"
-        " 0, 0, 0, NULL FROM fragment f JOIN copy c USING (image_no, copy_number)"
+        " 0, 0, 0, NULL FROM fragment_own f JOIN copy c USING (image_no, copy_number)"
         " WHERE c.storage IS NOT 'disk'"
     )
+    db.execute("UPDATE image_kind SET product = ? WHERE product IS NULL", (netbackup.PRODUCT,))
     db.execute(FRAGMENT_INDEX)
 
 
 def _images(db: sqlite3.Connection, report: ImportReport) -> None:
-    columns = listed(IMAGE)
+    columns = listed(IMAGE_OWN)
     db.execute(
-        f"INSERT OR IGNORE INTO image ({columns}, source, line)"
-        f" SELECT {columns}, source, line FROM raw.image ORDER BY image_id, raw_no"
+        f"INSERT OR IGNORE INTO image_own ({columns}, kind, line, raw_no)"
+        f" SELECT {columns}, kind, line, raw_no FROM raw.image_own ORDER BY image_id, raw_no"
     )
-    db.execute("CREATE TABLE raw.place (raw_no INTEGER PRIMARY KEY, image_no INTEGER NOT NULL)")
-    db.execute(
-        "INSERT INTO raw.place SELECT r.raw_no, i.image_no"
-        " FROM raw.image r JOIN main.image i ON i.image_id = r.image_id ORDER BY r.raw_no"
-    )
-    if _count(db, "raw.image") == _count(db, "main.image"):
+    db.execute("INSERT INTO raw.place SELECT raw_no, image_no FROM main.image_own ORDER BY raw_no")
+    if _count(db, "raw.image_own") == _count(db, "main.image_own"):
         return
+    db.execute(
+        "INSERT INTO raw.place SELECT r.raw_no, i.image_no FROM raw.image_own r"
+        " JOIN main.image_own i ON i.image_id = r.image_id"
+        " WHERE r.raw_no NOT IN (SELECT raw_no FROM raw.place)"
+    )
     _merge_repeats(
         db,
         report,
-        table="image",
-        columns=IMAGE,
-        key=("image_no",),
-        joined="raw.image r JOIN raw.place p ON p.raw_no = r.raw_no"
+        _Merging("image", IMAGE, IMAGE_KIND, ("image_no",), _merge_image),
+        "raw_image r JOIN raw.place p ON p.raw_no = r.raw_no"
         " JOIN main.image k ON k.image_no = p.image_no",
-        merge=_merge_image,
+        "r.raw_no",
     )
 
 
@@ -77,35 +90,32 @@ def _copies(db: sqlite3.Connection, report: ImportReport) -> None:
     _merge_repeats(
         db,
         report,
-        table="copy",
-        columns=COPY,
-        key=("image_no", "copy_number"),
-        joined="raw.copy r JOIN raw.place p ON p.raw_no = r.raw_no"
+        _Merging("copy", COPY, (), ("image_no", "copy_number"), _merge_copy),
+        "raw_copy r JOIN raw.place p ON p.raw_no = r.raw_no"
         " JOIN main.copy k ON k.image_no = p.image_no AND k.copy_number = r.copy_number",
-        merge=_merge_copy,
+        "r.came",
     )
 
 
 def _fragments(db: sqlite3.Connection, report: ImportReport) -> None:
-    columns = listed(FRAGMENT)
+    columns = listed(FRAGMENT_OWN)
     db.execute(
-        f"INSERT OR IGNORE INTO fragment (image_no, {columns}, source, line)"
-        f" SELECT p.image_no, {listed(FRAGMENT, 'r')}, r.source, r.line"
-        " FROM raw.fragment r JOIN raw.place p ON p.raw_no = r.raw_no"
+        f"INSERT OR IGNORE INTO fragment_own (image_no, {columns}, kind, line)"
+        f" SELECT p.image_no, {listed(FRAGMENT_OWN, 'r')}, r.kind, r.line"
+        " FROM raw.fragment_own r JOIN raw.place p ON p.raw_no = r.raw_no"
         " ORDER BY p.image_no, r.copy_number, r.fragment_number, r.rowid"
     )
-    if _count(db, "raw.fragment") == _count(db, "main.fragment"):
+    if _count(db, "raw.fragment_own") == _count(db, "main.fragment_own"):
         return
+    key = ("image_no", "copy_number", "fragment_number")
     _merge_repeats(
         db,
         report,
-        table="fragment",
-        columns=FRAGMENT,
-        key=("image_no", "copy_number", "fragment_number"),
-        joined="raw.fragment r JOIN raw.place p ON p.raw_no = r.raw_no"
+        _Merging("fragment", FRAGMENT, FRAGMENT_KIND, key, _merge_fragment),
+        "raw_fragment r JOIN raw.place p ON p.raw_no = r.raw_no"
         " JOIN main.fragment k ON k.image_no = p.image_no AND k.copy_number = r.copy_number"
         " AND k.fragment_number = r.fragment_number",
-        merge=_merge_fragment,
+        "r.came",
     )
 
 
@@ -113,51 +123,86 @@ def _count(db: sqlite3.Connection, table: str) -> int:
     return int(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
 
+class _Merging(NamedTuple):
+    """How the repeated rows of a table become one. kind: the columns that its kind holds."""
+
+    table: str
+    columns: Sequence[str]
+    kind: Sequence[str]
+    key: Sequence[str]
+    merge: Merge
+
+
 def _merge_repeats(
-    db: sqlite3.Connection,
-    report: ImportReport,
-    *,
-    table: str,
-    columns: Sequence[str],
-    key: Sequence[str],
-    joined: str,
-    merge: Merge,
+    db: sqlite3.Connection, report: ImportReport, how: _Merging, joined: str, order: str
 ) -> None:
     """Compare every repeated row with the one that was kept, one at a time.
 
     The kept row is read anew for each, by itself: what a join gave may be from before an update,
     and then a third row would be compared with the first alone.
     """
+    columns, key = tuple(how.columns), how.key
     same = " AND ".join(f'r."{name}" IS k."{name}"' for name in columns)
     query = (
         f"SELECT {', '.join(f'k.{name}' for name in key)}, i.image_id,"
-        f" {listed(tuple(columns), 'r')}, rs.path || ':' || r.line"
-        f" FROM {joined} JOIN main.image i ON i.image_no = k.image_no"
+        f" {listed(columns, 'r')}, rs.path || ':' || r.line"
+        f" FROM {joined} JOIN main.image_own i ON i.image_no = k.image_no"
         " JOIN source rs ON rs.source = r.source"
         f" WHERE (r.source, r.line) IS NOT (k.source, k.line) AND NOT ({same})"
-        " ORDER BY r.rowid"
+        f" ORDER BY {order}"
     )
-    where = " AND ".join(f"{name} = ?" for name in key)
     kept_query = (
-        f"SELECT {listed(tuple(columns), 't')}, path || ':' || t.line"
-        f" FROM main.{table} t JOIN source USING (source) WHERE {where}"
+        f"SELECT {listed(columns, 't')}, path || ':' || t.line FROM main.{how.table} t"
+        f" JOIN source USING (source) WHERE {_is(key)}"
     )
     for found in db.execute(query):
         identity, image_id = found[: len(key)], found[len(key)]
         kept_row = db.execute(kept_query, identity).fetchone()
         kept = dict(zip(columns, kept_row[:-1], strict=True))
         other = dict(zip(columns, found[len(key) + 1 : -1], strict=True))
-        changes, differences = merge(kept, other)
+        changes, differences = how.merge(kept, other)
         if changes:
-            sets = ", ".join(f'"{name}" = ?' for name in changes)
-            db.execute(
-                f"UPDATE main.{table} SET {sets} WHERE {where}", (*changes.values(), *identity)
-            )
+            _update(db, how, identity, kept, changes)
         if differences:
             what = " ".join([image_id, *(f"{name} {kept[name]}" for name in key[1:])])
-            _report(report, table, f"{kept_row[-1]} and {found[-1]}", what, differences)
-            if table == "fragment":
-                db.execute("UPDATE main.image SET conflict = 1 WHERE image_no = ?", identity[:1])
+            _report(report, how.table, f"{kept_row[-1]} and {found[-1]}", what, differences)
+            if how.table == "fragment":
+                _mark_conflict(db, identity[0])
+
+
+def _is(key: Sequence[str]) -> str:
+    return " AND ".join(f"{name} = ?" for name in key)
+
+
+def _update(
+    db: sqlite3.Connection,
+    how: _Merging,
+    identity: Sequence[Any],
+    kept: Values,
+    changes: Mapping[str, Any],
+) -> None:
+    """Change a kept row; where its kind changes it gets one of its own."""
+    own = {name: value for name, value in changes.items() if name not in how.kind}
+    physical = f"main.{how.table}_own" if how.kind else f"main.{how.table}"
+    if len(own) < len(changes):
+        names = listed(tuple(how.kind))
+        marks = ", ".join("?" * len(how.kind))
+        own["kind"] = db.execute(
+            f"INSERT INTO main.{how.table}_kind ({names}, source)"
+            f" SELECT {marks}, source FROM main.{how.table}_kind"
+            f" WHERE kind = (SELECT kind FROM {physical} WHERE {_is(how.key)})",
+            (*({**kept, **changes}[name] for name in how.kind), *identity),
+        ).lastrowid
+    sets = ", ".join(f'"{name}" = ?' for name in own)
+    db.execute(f"UPDATE {physical} SET {sets} WHERE {_is(how.key)}", (*own.values(), *identity))
+
+
+def _mark_conflict(db: sqlite3.Connection, image_no: int) -> None:
+    query = f"SELECT {listed(IMAGE)} FROM main.image WHERE image_no = ?"
+    kept = dict(zip(IMAGE, db.execute(query, (image_no,)).fetchone(), strict=True))
+    if not kept["conflict"]:
+        how = _Merging("image", IMAGE, IMAGE_KIND, ("image_no",), _merge_image)
+        _update(db, how, (image_no,), kept, {"conflict": 1})
 
 
 def _report(
@@ -194,10 +239,8 @@ def _later(kept: Values, other: Values) -> tuple[dict[str, Any], list[str]]:
     if theirs is None or mine == theirs:
         return {}, []
     changes = {"expires": theirs} if mine is None or theirs > mine else {}
-    if mine is not None and max(mine, theirs) - min(mine, theirs) < _MINUTE:
-        # A listing for people has no seconds: it agrees with every time within its minute.
-        if min(mine, theirs) % _MINUTE == 0:
-            return changes, []
+    if mine is not None and abs(mine - theirs) < _MINUTE and min(mine, theirs) % _MINUTE == 0:
+        return changes, []  # a listing without seconds agrees with every time within its minute
     words = ["infinity" if time == NEVER else iso(time) for time in (mine, theirs)]
     return changes, [] if mine is None else [f"expiry {words[0]} or {words[1]}"]
 

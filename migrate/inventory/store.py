@@ -14,27 +14,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from migrate.errors import InventoryError
 from migrate.inventory import reading, settle
-from migrate.inventory.report import ImportReport, Severity
-from migrate.inventory.rows import CopyRow, ImageRow, MediaRow, Row
-from migrate.inventory.schema import (
-    COPY,
-    FINAL,
-    FRAGMENT,
-    IMAGE,
-    SCHEMA_VERSION,
-    STAGING,
-    insert_raw,
-)
+from migrate.inventory.report import ImportReport
+from migrate.inventory.rows import MediaRow, Row
+from migrate.inventory.schema import FINAL, SCHEMA_VERSION, STAGING
+from migrate.inventory.staging import Staging
 from migrate.model import Fragment, Image, Media
 
 _T = TypeVar("_T")
-
-BATCH = 10_000
-"""Rows handed to SQLite at once while importing."""
 
 CACHE_KIB = {"main": 32 * 1024, "raw": 8 * 1024}
 """SQLite's page caches while importing. Its sorter takes as much as main has before it spills,
@@ -87,7 +77,7 @@ class Inventory:
         self._db = db
         self._path = path
         self._settled = settled
-        self._raw_no = 0
+        self._staging = Staging(db)
 
     # --- making -------------------------------------------------------------------------------
 
@@ -117,7 +107,7 @@ class Inventory:
                 db.execute(f"PRAGMA {schema}.journal_mode = OFF")
                 db.execute(f"PRAGMA {schema}.synchronous = OFF")
                 db.execute(f"PRAGMA {schema}.cache_size = -{cache}")
-            db.executescript(STAGING + FINAL)
+            db.executescript(FINAL + STAGING)
         except (sqlite3.Error, OSError) as exc:
             raise _database_error(target, exc) from exc
         return cls(db, target, settled=False)
@@ -157,74 +147,9 @@ class Inventory:
         if self._settled:
             raise InventoryError("a settled inventory takes no more rows")
         try:
-            number = self._db.execute("INSERT INTO source (path) VALUES (?)", (source,)).lastrowid
-            assert number is not None
-            return self._add(source, number, rows, report or ImportReport())
+            return self._staging.take(source, rows, report or ImportReport())
         except sqlite3.Error as exc:
             raise _database_error(self._path, exc) from exc
-
-    def _add(
-        self, path: str, source: int, rows: Iterable[Row | MediaRow], report: ImportReport
-    ) -> int:
-        images: list[tuple[Any, ...]] = []
-        copies: list[tuple[Any, ...]] = []
-        fragments: list[tuple[Any, ...]] = []
-        last_image: ImageRow | None = None
-        last_copy: CopyRow | None = None
-        raw_no, total = self._raw_no, 0
-        for row in rows:
-            if isinstance(row, MediaRow):
-                total += row.listed  # a barcode beside a fragment is no record of its own
-                self._add_media(path, row, report)
-                continue
-            total += 1
-            line, image, copy, fragment = row
-            if image is not last_image and image != last_image:
-                raw_no += 1
-                images.append((raw_no, *image, source, line))
-                last_image, last_copy = image, None
-            if copy is not None and copy is not last_copy and copy != last_copy:
-                copies.append((raw_no, *copy, source, line))
-                last_copy = copy
-            if fragment is not None:
-                fragments.append((raw_no, *fragment, source, line))
-            if len(images) + len(fragments) >= BATCH:
-                self._flush(images, copies, fragments)
-        self._flush(images, copies, fragments)
-        self._raw_no = raw_no
-        return total
-
-    def _flush(
-        self,
-        images: list[tuple[Any, ...]],
-        copies: list[tuple[Any, ...]],
-        fragments: list[tuple[Any, ...]],
-    ) -> None:
-        self._db.executemany(insert_raw("image", IMAGE), images)
-        self._db.executemany(insert_raw("copy", COPY), copies)
-        self._db.executemany(insert_raw("fragment", FRAGMENT), fragments)
-        for batch in (images, copies, fragments):
-            batch.clear()
-
-    def _add_media(self, path: str, row: MediaRow, report: ImportReport) -> None:
-        """Tapes are few: they are merged as they come."""
-        place = f"{path}:{row.line}"
-        kept = self._db.execute(
-            "SELECT * FROM media WHERE media_id = ?", (row.media_id,)
-        ).fetchone()
-        values = dict(zip(MediaRow._fields[1:], row[1:], strict=True)) | {"place": place}
-        if kept is not None:
-            old = dict(zip(values, kept, strict=True))
-            values, differences = merge_media(old, values)
-            for difference in differences:
-                report.add(
-                    Severity.WARNING,
-                    "media_differ",
-                    f"{old['place']} and {place}",
-                    f"disagree about tape {row.media_id}: {difference}",
-                )
-        marks = ", ".join("?" * len(values))
-        self._db.execute(f"INSERT OR REPLACE INTO media VALUES ({marks})", tuple(values.values()))
 
     def settle(self, report: ImportReport | None = None) -> None:
         """Sort, drop repetitions, name conflicts in the report, index. Done once.
@@ -238,6 +163,8 @@ class Inventory:
             settle.settle(self._db, report or ImportReport())
             self._db.execute("INSERT INTO meta VALUES ('version', ?)", (SCHEMA_VERSION,))
             self._db.commit()
+            for view in ("raw_image", "raw_copy", "raw_fragment"):
+                self._db.execute(f"DROP VIEW {view}")
             self._db.execute("DETACH raw")
             if self._path is not None:
                 self._publish(self._path)
@@ -307,9 +234,9 @@ class Inventory:
         """Numbers of images, copies, fragments and tapes."""
         self._need_settled()
         return Counts(
-            images=self._one("SELECT count(*) FROM image"),
+            images=self._one("SELECT count(*) FROM image_own"),
             copies=self._one("SELECT count(*) FROM copy"),
-            fragments=self._one("SELECT count(*) FROM fragment"),
+            fragments=self._one("SELECT count(*) FROM fragment_own"),
             media=self._one("SELECT count(*) FROM media"),
         )
 
@@ -349,7 +276,8 @@ class Inventory:
         try:
             self._db.execute("DELETE FROM selected")
             self._db.executemany(
-                "INSERT OR IGNORE INTO selected SELECT image_no, ? FROM image WHERE image_id = ?",
+                "INSERT OR IGNORE INTO selected"
+                " SELECT image_no, ? FROM image_own WHERE image_id = ?",
                 ((number, image_id) for image_id, number in copies),
             )
             self._db.commit()
@@ -368,7 +296,7 @@ class Inventory:
         """The copy number that ``select`` marked of an image, or None."""
         self._need_settled()
         row = self._db.execute(
-            "SELECT copy_number FROM selected JOIN image USING (image_no) WHERE image_id = ?",
+            "SELECT copy_number FROM selected JOIN image_own USING (image_no) WHERE image_id = ?",
             (image_id,),
         ).fetchone()
         return None if row is None else int(row[0])
@@ -379,35 +307,6 @@ class Inventory:
     def _need_settled(self) -> None:
         if not self._settled:
             raise InventoryError("the inventory is not settled yet")
-
-
-def merge_media(old: dict[str, Any], new: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Two records of one tape as one, and what they disagree about.
-
-    The more exact assignment wins; of two that contradict each other the later, because it
-    makes more images suspicious, not fewer.
-    """
-    merged, differences = dict(old), list[str]()
-    for name in ("barcode", "label", "density", "expires"):
-        if old[name] is None:
-            merged[name] = new[name]
-        elif new[name] not in (None, old[name]) and name in ("barcode", "label"):
-            differences.append(f"{name} {old[name]} or {new[name]}")
-    for name in ("frozen", "suspended", "listed"):
-        merged[name] = bool(old[name] or new[name])
-    assigned = ("assigned_at", "assigned_uncertainty")
-    if new["assigned_at"] is not None:
-        slack = old["assigned_uncertainty"] + new["assigned_uncertainty"]
-        if old["assigned_at"] is None:
-            better = True
-        elif abs(old["assigned_at"] - new["assigned_at"]) > slack:
-            better = new["assigned_at"] > old["assigned_at"]
-            differences.append("when it was assigned")
-        else:
-            better = new["assigned_uncertainty"] < old["assigned_uncertainty"]
-        if better:
-            merged |= {name: new[name] for name in assigned}
-    return merged, differences
 
 
 def _aside(path: Path, suffix: str) -> str:

@@ -49,7 +49,7 @@ def test_text_of_no_known_format_names_what_was_tried(tmp_path: Path) -> None:
 
 
 def test_a_list_without_backup_ids_is_named_with_the_form_to_export() -> None:
-    with pytest.raises(InventoryError, match="looks like bpimagelist -U.*no backup ids") as caught:
+    with pytest.raises(InventoryError, match=r"looks like bpimagelist -U.*no backup ids") as caught:
         load(NETBACKUP / "bpimagelist_U.txt")
     assert "export bpimagelist -l" in str(caught.value)
 
