@@ -33,6 +33,7 @@ class ExitCode(IntEnum):
     INCOMPLETE = 3  # finished, but some images failed or are damaged, or a check found something
     UNUSABLE = 4  # the destination, the ledger or a tape cannot be used
     INTERRUPTED = 5  # stopped by the user; the same command goes on where it stopped
+    NOT_FOUND = 6  # there is no such image; nothing else ends like this
     READER_GONE = 141  # whoever read stdout has closed it, as `head` does; 128 + SIGPIPE
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -34,8 +36,9 @@ from connector.commands.options import (
     split,
     until,
 )
+from connector.commands.producing import Producer
 from connector.commands.sending import Order, send
-from connector.commands.streams import give
+from connector.commands.streams import Given, give, output_of
 from connector.config_table import Size, Wrong
 from connector.wire.messages import Closed, ImageFacts, Keep, Props, Source
 
@@ -72,8 +75,26 @@ class State(StrEnum):
 def put(
     place: Place,
     image: ImageArgument,
-    file: Annotated[
-        str | None, typer.Argument(metavar="FILE", help="What to store [standard input].")
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="FILE",
+            help="What to store [standard input]; with --run, -- and a program with its arguments.",
+        ),
+    ] = None,
+    run: Annotated[
+        bool,
+        typer.Option("--run", help="Run the program, and store what it writes if it ends well."),
+    ] = False,
+    accept_exit: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--accept-exit",
+            min=1,
+            max=255,
+            metavar="N",
+            help="With --run: an exit code besides 0 that counts as well.",
+        ),
     ] = None,
     copy: Annotated[
         int, typer.Option("--copy", min=1, metavar="N", help="Number of the copy.")
@@ -117,11 +138,12 @@ def put(
 ) -> None:
     """Store a file, or what is piped in, as an image.
 
-    Repeat the same command after an interruption: a file is gone on with, a pipe begins anew.
+    Repeat the same command after an interruption: a file is gone on with, a pipe begins anew. Let
+    --run start what makes the bytes: a pipe does not tell that its writer failed.
     Example: tapeconnector put main/db_1700000000 /backup/db.dump
     """
     pool, name = split(image)
-    given = give(file)
+    given = _what(words or [], run, accept_exit or [])
     order = Order(
         pool=pool,
         image=name,
@@ -142,12 +164,51 @@ def put(
         replace=replace,
         descriptor=not no_descriptor,
     )  # fmt: skip
-    with _bar(given.size, quiet) as (progress, on_notice):
+    with _bar(given.size, quiet) as (progress, on_notice), _told_to_end():
         closed = send(lambda: place.client(on_notice=on_notice), order, given, progress)
     if as_json_:
         console.print_json(as_json(closed))
     else:
         console.say(_stored(closed))
+
+
+def _what(words: list[str], run: bool, accepted: list[int]) -> Given:
+    """What ``put`` is to store: a file, standard input, or what a program writes."""
+    if run:
+        if not words:
+            raise ConfigError(
+                "--run without a program", hint="write put POOL/NAME --run -- PROGRAM ARGUMENT..."
+            )
+        return output_of(Producer(words, (0, *accepted)))
+    if accepted:
+        raise ConfigError("--accept-exit is for --run", hint="leave it out")
+    if len(words) > 1:
+        raise ConfigError(
+            f"{len(words)} files at once", hint="store one a time; a program needs --run"
+        )
+    return give(words[0] if words else None)
+
+
+@contextmanager
+def _told_to_end() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does: after it has cleaned up."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # in a process of somebody else's
+        return
+    before = {
+        number: signal.signal(number, interrupt)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN  # nohup
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _size(text: str | None) -> int:

@@ -127,7 +127,7 @@ def _send(
         )
     try:
         _fill(client, order, writer, given, progress)
-    except BaseException:
+    except PoolError:  # after an interruption the daemon still reads: it is given up from outside
         if _is_thrown_away(order, given):
             with contextlib.suppress(PoolError):
                 writer.abort()
