@@ -96,6 +96,10 @@ class LedgerFiles(Protocol):
         """
         ...
 
+    def below(self, folder: str) -> LedgerFiles:
+        """The folder of that name in this place, as a place of its own; it need not exist yet."""
+        ...
+
 
 def open_files(
     uri: str, endpoint_url: str | None = None, limits: S3Limits | None = None
@@ -143,6 +147,7 @@ class MemoryFiles:
 
     def __init__(self) -> None:
         self._files: dict[str, bytes] = {}
+        self._below: dict[str, MemoryFiles] = {}
         self._lock = threading.Lock()
 
     @property
@@ -169,6 +174,11 @@ class MemoryFiles:
         with self._lock:
             if self._files.setdefault(name, data) != data:
                 raise taken(name, self.uri)
+
+    def below(self, folder: str) -> MemoryFiles:
+        """See LedgerFiles."""
+        with self._lock:
+            return self._below.setdefault(folder, MemoryFiles())
 
 
 # --- a folder -------------------------------------------------------------------------------
@@ -229,6 +239,10 @@ class FolderFiles:
         except OSError as exc:
             raise self._failed(f"write {name} in", exc) from exc
 
+    def below(self, folder: str) -> FolderFiles:
+        """See LedgerFiles."""
+        return FolderFiles(self.path / folder)
+
     def _make_folder(self) -> None:
         if not self.path.is_dir():
             self.path.mkdir(parents=True, exist_ok=True)
@@ -239,7 +253,7 @@ class FolderFiles:
 
     def _sweep(self) -> None:
         """Remove what writers left that died between their first byte and their last, days ago."""
-        for leftover in self.path.glob(f".*{SUFFIX}.*.tmp"):
+        for leftover in self.path.glob(".[0-9]*.tmp"):
             with contextlib.suppress(OSError):
                 if time.time() - leftover.stat().st_mtime > _STALE_S:
                     leftover.unlink()

@@ -20,7 +20,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from catalog.errors import CatalogError, ChainBroken, CommitConflict, ObjectNotFound
+from catalog.errors import (
+    CatalogError,
+    ChainBroken,
+    CommitConflict,
+    ObjectNotFound,
+    PoolError,
+)
 from catalog.files import (
     MAX_FILE_BYTES,
     MAX_SEQUENCE,
@@ -32,6 +38,8 @@ from catalog.files import (
 from catalog.model import Fact
 
 if TYPE_CHECKING:
+    from catalog.anchor import Anchoring
+    from catalog.checkpoint import Checkpoint
     from catalog.s3 import S3Limits
     from catalog.schema import Footer
 
@@ -64,20 +72,33 @@ class Commit:
 
 
 class Ledger:
-    """One ledger, open for appending. Calls may come from several threads at once."""
+    """One ledger, open for appending. Calls may come from several threads at once.
 
-    def __init__(self, files: LedgerFiles) -> None:
+    anchoring says how its head is signed; without, it is not.
+    """
+
+    def __init__(self, files: LedgerFiles, anchoring: Anchoring | None = None) -> None:
         self._files = files
+        self._anchor = None
+        if anchoring is not None:
+            from catalog.anchor import Anchor  # brings the cryptography library
+
+            self._anchor = Anchor(files, anchoring)
         self._lock = threading.RLock()
         self._head: Head | None = None
         self._known = False
 
     @classmethod
     def open(
-        cls, uri: str, *, endpoint_url: str | None = None, limits: S3Limits | None = None
+        cls,
+        uri: str,
+        *,
+        endpoint_url: str | None = None,
+        limits: S3Limits | None = None,
+        anchoring: Anchoring | None = None,
     ) -> Ledger:
         """The ledger at ``s3://BUCKET/PREFIX`` or in a folder; it need not exist yet."""
-        return cls(open_files(uri, endpoint_url, limits))
+        return cls(open_files(uri, endpoint_url, limits), anchoring)
 
     @property
     def uri(self) -> str:
@@ -139,6 +160,8 @@ class Ledger:
             if self._head is None or self._head.sequence < commit.sequence:
                 self._head = Head(commit.sequence, commit.sha256)
                 self._known = True
+        if self._anchor is not None:
+            self._anchor.note(commit.sequence, commit.sha256)
 
     def append(self, facts: Sequence[Fact]) -> Commit:
         """Commit facts upon whatever the head is by then.
@@ -163,6 +186,31 @@ class Ledger:
             f"other writers of {self.uri} were faster {APPEND_ATTEMPTS} times",
             hint="run the same command again, or commit larger batches less often",
         )
+
+    def anchor(self) -> Checkpoint | None:
+        """Sign the head now; the last checkpoint that this wrote, None when nothing was new.
+
+        For the end of a run. Raises CatalogError without an anchoring, and what
+        ``catalog.anchor.Anchor.write`` raises.
+        """
+        if self._anchor is None:
+            raise CatalogError(f"the ledger {self.uri} was opened without a key to sign with")
+        with self._lock:
+            self._refresh()
+            head = self._head
+        return self._anchor.write(head)
+
+    def anchor_due(self) -> None:
+        """Sign the head if it is time to. For after a commit, which stands whatever happens here:
+
+        an anchor that fails is told in the log and tried again at the next call.
+        """
+        if self._anchor is None:
+            return
+        try:
+            self._anchor.write_due(self.head())
+        except PoolError as exc:
+            logger.warning("the ledger %s is not anchored for now: %s", self.uri, exc)
 
     def facts(self, start: int = 0) -> Iterator[Fact]:
         """Yield all facts from commit number ``start`` on, in order; holds one file in memory.

@@ -7,11 +7,14 @@ every store checks, also those that do not know the newer checksums.
 from __future__ import annotations
 
 import base64
+import copy
+import dataclasses
+import datetime as dt
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar
 
 from catalog.errors import (
     CommitUnknown,
@@ -19,15 +22,23 @@ from catalog.errors import (
     ObjectNotFound,
     StoreError,
     TransientStoreError,
+    Unsupported,
 )
-from catalog.files import check_size, is_aside, taken
+from catalog.files import SUFFIX, check_size, is_aside, taken
 from catalog.retry import Retrying
-from catalog.s3 import VENDOR_ERRORS, S3Limits, S3Location, make_client, translate
+from catalog.s3 import VENDOR_ERRORS, S3Limits, S3Location, make_client, translate, vendor_code
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import ListObjectsV2OutputTypeDef
 
 T = TypeVar("T")
+
+
+class LockOfPut(TypedDict, total=False):
+    """What a put says about Object Lock."""
+
+    ObjectLockMode: Literal["COMPLIANCE"]
+    ObjectLockRetainUntilDate: dt.datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,15 @@ class ListedFile:
     name: str
     size: int
     etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptVersions:
+    """What a versioned bucket has of one name besides a single version."""
+
+    name: str
+    versions: int
+    removed: bool
 
 
 class S3Files:
@@ -52,6 +72,7 @@ class S3Files:
         self.location = location
         self._client = make_client(location, limits)
         self._retrying = retrying or Retrying(deadline_s=limits.deadline_s)
+        self._lock_days = 0
 
     @property
     def uri(self) -> str:
@@ -123,6 +144,8 @@ class S3Files:
                 if isinstance(error, ObjectExists):
                     return self._settle(name, data)
                 unanswered = unanswered or isinstance(error, TransientStoreError)
+                if self._lock_days and vendor_code(exc) in ("InvalidRequest", "InvalidArgument"):
+                    error = Unsupported(error.message, hint="create the bucket with Object Lock")
                 raise error from exc
 
         try:
@@ -132,6 +155,64 @@ class S3Files:
                 raise
             self._settle_late(name, data, exc)
 
+    def below(self, folder: str) -> S3Files:
+        """See LedgerFiles."""
+        place = copy.copy(self)  # which shares the client
+        place.location = dataclasses.replace(self.location, prefix=self.location.key(folder))
+        return place
+
+    def locking(self, days: int) -> S3Files:
+        """The same place; what it creates is under Object Lock, COMPLIANCE, for so many days."""
+        place = copy.copy(self)
+        place._lock_days = days
+        return place
+
+    def locked_until(self, name: str) -> dt.datetime | None:
+        """Until when Object Lock in COMPLIANCE mode keeps a file; None for no such lock."""
+        answer = self._call(
+            f"look at {name} in",
+            lambda: self._client.head_object(
+                Bucket=self.location.bucket, Key=self.location.key(name)
+            ),
+        )
+        if answer.get("ObjectLockMode") != "COMPLIANCE":
+            return None
+        return answer.get("ObjectLockRetainUntilDate")
+
+    def rewritten(self) -> Iterator[KeptVersions]:
+        """Names in the place that were written more than once, or removed, in their order.
+
+        Only a versioned bucket can tell. Nothing in a ledger or in its checkpoints may be here.
+        """
+        folder = self.location.key("")
+        fetch = partial(
+            self._client.list_object_versions,
+            Bucket=self.location.bucket,
+            Prefix=folder,
+            Delimiter="/",
+        )
+        name, versions, removed = "", 0, False
+        while True:
+            page = self._call("list the versions in", fetch)
+            entries = [(item["Key"], False) for item in page.get("Versions", ())]
+            entries += [(item["Key"], True) for item in page.get("DeleteMarkers", ())]
+            for key, gone in sorted(entries):
+                if key[len(folder) :] != name:
+                    if versions > 1 or removed:
+                        yield KeptVersions(name, versions, removed)
+                    name, versions, removed = key[len(folder) :], 0, False
+                versions += not gone
+                removed = removed or gone
+            if not page.get("IsTruncated"):
+                break
+            fetch = partial(
+                fetch,
+                KeyMarker=page["NextKeyMarker"],
+                VersionIdMarker=page.get("NextVersionIdMarker", ""),
+            )
+        if versions > 1 or removed:
+            yield KeptVersions(name, versions, removed)
+
     def _put(self, name: str, data: bytes) -> None:
         md5 = hashlib.md5(data, usedforsecurity=False).digest()
         self._client.put_object(
@@ -139,9 +220,16 @@ class S3Files:
             Key=self.location.key(name),
             Body=data,
             ContentMD5=base64.b64encode(md5).decode(),
-            ContentType="application/vnd.apache.parquet",
+            ContentType=_content_type(name),
             IfNoneMatch="*",
+            **self._lock(),
         )
+
+    def _lock(self) -> LockOfPut:
+        if not self._lock_days:
+            return {}
+        until = dt.datetime.now(dt.UTC) + dt.timedelta(days=self._lock_days)
+        return {"ObjectLockMode": "COMPLIANCE", "ObjectLockRetainUntilDate": until}
 
     def _settle(self, name: str, data: bytes) -> None:
         """Somebody's file is there, or about to be: ours, by an attempt whose answer was lost?"""
@@ -172,3 +260,7 @@ class S3Files:
                 raise translate(exc, f"cannot {what} the ledger {self.uri}") from exc
 
         return self._retrying.call(f"{what} {self.uri}", attempt)
+
+
+def _content_type(name: str) -> str:
+    return "application/vnd.apache.parquet" if name.endswith(SUFFIX) else "application/jsonl"

@@ -90,6 +90,7 @@ class Outbox:
             self._finish_journaled()
             while batch := self._next_batch():
                 self._commit_batch(*batch)
+            self._ledger.anchor_due()
 
     def _commit_batch(self, last_fact: int, facts: list[Fact]) -> None:
         commit = self._ledger.prepare(facts, self._ledger.head())
