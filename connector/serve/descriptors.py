@@ -236,7 +236,9 @@ class PipeEnd:
                 try:
                     return os.preadv(self._fd, [view], -1, os.RWF_NOWAIT)
                 except OSError as exc:
-                    self._do_without(exc)
+                    if exc.errno not in _NOT_THERE:
+                        raise
+                    self._do_without()
             if self._ours is not None:
                 return os.readv(self._ours, [view])
         except BlockingIOError:
@@ -250,7 +252,9 @@ class PipeEnd:
                 try:
                     return os.pwritev(self._fd, [view], -1, os.RWF_NOWAIT)
                 except OSError as exc:
-                    self._do_without(exc)
+                    if exc.errno not in _NOT_THERE:
+                        raise
+                    self._do_without()
             if self._ours is not None:
                 return os.write(self._ours, view)
         except BlockingIOError:
@@ -260,10 +264,8 @@ class PipeEnd:
         with view[: select.PIPE_BUF] as step:
             return os.write(self._fd, step)
 
-    def _do_without(self, exc: OSError) -> None:
+    def _do_without(self) -> None:
         """Open the pipe anew where the kernel has no RWF_NOWAIT for pipes."""
-        if exc.errno not in _NOT_THERE:
-            raise exc
         self._no_wait = False
         way = os.O_WRONLY if self._writing else os.O_RDONLY
         with contextlib.suppress(PermissionError, FileNotFoundError):

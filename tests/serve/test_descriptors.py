@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import errno
 import fcntl
+import gc
 import os
 import resource
 import socket
@@ -12,6 +13,7 @@ import stat
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -655,6 +657,26 @@ def test_an_older_kernel_never_waits_in_a_pipe_either(
     source.close()
     os.close(reading)
     assert open_files() <= before
+
+
+def test_a_pipe_without_room_holds_no_part_back() -> None:
+    """A part of 16 MiB that waits for the collector of cycles is memory that no formula knows."""
+    reading, writing = os.pipe()
+    source, sink = PipeEnd(reading, False), PipeEnd(writing, True)
+    gc.disable()
+    try:
+        room = memoryview(bytearray(1 << 16))
+        assert source.read(room) is None
+        part = memoryview(bytearray(2 << 20))
+        while sink.write(part) is not None:
+            pass
+        held = [weakref.ref(room), weakref.ref(part)]
+        del room, part
+        assert [view() for view in held] == [None, None]
+    finally:
+        gc.enable()
+        source.close()
+        sink.close()
 
 
 @pytest.mark.parametrize("old", [False, True])
