@@ -8,8 +8,9 @@ bytes. Files and chains are not known here; see ``ledger.py``.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from operator import attrgetter
 from typing import Any
 
@@ -77,12 +78,20 @@ FRAGMENT = pa.struct(
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its Parquet field, and how a fact's attribute becomes its value and back."""
+    """A column: its Parquet field, and how the facts' attribute becomes an array and back.
+
+    array takes the attribute's values of all facts at once: a commit of many thousand rows spends
+    its time there.
+    """
 
     field: pa.Field
     attribute: str
-    value: Callable[[Fact], Any]
+    array: Callable[[pa.Field, list[Any]], pa.Array]
     restore: Callable[[Any], Any]
+
+
+_ENTRY_ATTRIBUTES = {"size_bytes": "size"}
+"""Fields of PLACE and FRAGMENT that are named otherwise in the vocabulary."""
 
 
 def _same(value: Any) -> Any:
@@ -93,38 +102,56 @@ def _optional(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else convert(value)
 
 
-def _to_us(time: int | None) -> int | None:
-    if time is None:
-        return None
-    if not _YEAR_1_NS <= time < _YEAR_10000_NS:
-        raise CatalogError(f"time {time} ns is outside of the years 1 to 9999")
-    return time // _NS_PER_US
+def _array(field: pa.Field, cells: list[Any]) -> pa.Array:
+    try:
+        try:
+            array = pa.array(cells, field.type)
+        except UnicodeEncodeError:
+            array = pa.array([_escaped(cell) for cell in cells], field.type)
+    except (pa.ArrowException, UnicodeError, OverflowError, TypeError) as exc:
+        raise CatalogError(f"column {field.name}: a value does not fit: {exc}") from exc
+    if array.null_count and not field.nullable:
+        raise CatalogError(f"column {field.name}: a value is missing")
+    return array
 
 
-def _place_row(place: TapePlace) -> dict[str, Any]:
-    return {
-        "media_id": place.media_id,
-        "barcode": place.barcode,
-        "fragment_number": place.fragment_number,
-        "tape_file": place.tape_file,
-        "block_offset": place.block_offset,
-        "size_bytes": place.size,
-    }
+def _escaped(cell: Any) -> Any:
+    """The cell with bytes that are no UTF-8 (Python's lone surrogates) as ``\\udcXX``.
+
+    Names in old catalogues may hold such bytes. A fact about them must not be refused: it would
+    stay in its outbox for ever, and every later fact behind it.
+    """
+    if isinstance(cell, str):
+        return cell.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(cell, (list, tuple)):
+        return [_escaped(item) for item in cell]
+    return cell
+
+
+def _times(field: pa.Field, times: list[int | None]) -> pa.Array:
+    known = [time for time in times if time is not None]
+    for time in (min(known), max(known)) if known else ():
+        if not _YEAR_1_NS <= time < _YEAR_10000_NS:
+            raise CatalogError(f"time {time} ns is outside of the years 1 to 9999")
+    return _array(field, [None if time is None else time // _NS_PER_US for time in times])
+
+
+def _structs(field: pa.Field, lists: list[Sequence[Any]]) -> pa.Array:
+    """An array of lists of structs, made child by child: no dictionary for every entry."""
+    entries = [entry for entries in lists for entry in entries]
+    ends = pa.array(accumulate(map(len, lists), initial=0), pa.int32(), size=len(lists) + 1)
+    type_ = field.type.value_type
+    children = [
+        _array(child, list(map(attrgetter(_ENTRY_ATTRIBUTES.get(child.name, child.name)), entries)))
+        for child in type_
+    ]
+    structs = pa.StructArray.from_arrays(children, fields=list(type_))
+    return pa.ListArray.from_arrays(ends, structs, type=field.type)
 
 
 def _place(row: Mapping[str, Any]) -> TapePlace:
     values = dict(row)
     return TapePlace(size=values.pop("size_bytes"), **values)
-
-
-def _fragment_row(fragment: StoredFragment) -> dict[str, Any]:
-    return {
-        "key": fragment.key,
-        "version_id": fragment.version_id,
-        "size_bytes": fragment.size,
-        "sha256": fragment.sha256,
-        "crc64nvme": fragment.crc64nvme,
-    }
 
 
 def _fragment(row: Mapping[str, Any]) -> StoredFragment:
@@ -138,6 +165,10 @@ def tapes_of(fact: Fact) -> dict[str, int | None]:
     A cartridge is named by its barcode, or by its media id where the barcode is not known. Bytes
     are None as soon as one place on that cartridge has no size.
     """
+    if len(fact.places) == 1 and all(m == fact.places[0].media_id for m in fact.media):
+        (place,) = fact.places  # as most images: the rules below come to the same, more slowly
+        size = fact.size if place.size is None and fact.image is not None else place.size
+        return {place.barcode or place.media_id: size}
     barcodes = {place.media_id: place.barcode for place in fact.places if place.barcode}
     tapes: dict[str, int | None] = {}
     for place in fact.places:
@@ -158,17 +189,14 @@ def tapes_of(fact: Fact) -> dict[str, int | None]:
 def _plain(
     name: str, type_: pa.DataType, meaning: str, attribute: str = "", *, nullable: bool = True
 ) -> Column:
-    attribute = attribute or name
-    return Column(
-        _field(name, type_, meaning, nullable=nullable), attribute, attrgetter(attribute), _same
-    )
+    return Column(_field(name, type_, meaning, nullable=nullable), attribute or name, _array, _same)
 
 
 def _time(name: str, meaning: str, *, nullable: bool = True) -> Column:
     return Column(
         _field(name, TIME, meaning, nullable=nullable),
         name,
-        lambda fact: _to_us(getattr(fact, name)),
+        _times,
         _optional(lambda us: us * _NS_PER_US),
     )
 
@@ -177,7 +205,7 @@ def _word(name: str, words: Callable[[str], Any], meaning: str, *, nullable: boo
     return Column(
         _field(name, TEXT, meaning, nullable=nullable),
         name,
-        attrgetter(name),
+        _array,
         _optional(words),
     )
 
@@ -186,13 +214,13 @@ def _many(
     name: str,
     item: pa.DataType,
     meaning: str,
-    to_row: Callable[[Any], Any] = _same,
+    array: Callable[[pa.Field, list[Any]], pa.Array] | None = None,
     from_row: Callable[[Any], Any] = _same,
 ) -> Column:
     return Column(
         _field(name, _list(item), meaning, nullable=False),
         name,
-        lambda fact: [to_row(entry) for entry in getattr(fact, name)],
+        array or _array,
         lambda rows: tuple(from_row(row) for row in rows or ()),
     )
 
@@ -221,10 +249,10 @@ COLUMNS: tuple[Column, ...] = (
     _many("media", TEXT, "media ids of the tapes, in order"),
     _plain("barcode", TEXT, "the one cartridge that the fact is about"),
     _plain("drive", TEXT, "the drive that read the tape"),
-    _many("places", PLACE, "where the image was on tape, in order", _place_row, _place),
+    _many("places", PLACE, "where the image was on tape, in order", _structs, _place),
     _plain("pool", TEXT, "URI of the pool the image is in"),
     _plain("manifest_key", TEXT, "key of the image's manifest, relative to the pool's prefix"),
-    _many("fragments", FRAGMENT, "the image's objects, in order", _fragment_row, _fragment),
+    _many("fragments", FRAGMENT, "the image's objects, in order", _structs, _fragment),
     _word("storage_class", StorageClass, "storage class of the objects, as S3 names it"),
     _word("lock_mode", LockMode, "Object Lock mode: NONE, GOVERNANCE, COMPLIANCE"),
     _time("lock_until", "until when Object Lock protects the objects"),
@@ -280,9 +308,12 @@ def encode(facts: Sequence[Fact], *, sequence: int, previous_sha256: str) -> byt
     arrays = [
         pa.array([sequence] * len(facts), NUMBER),
         pa.array(list(range(len(facts))), NUMBER),
-        *(_array(column.field, map(column.value, facts)) for column in COLUMNS),
-        _array(SCHEMA.field("tapes"), map(list, tapes)),
-        _array(SCHEMA.field("tape_bytes"), (list(sizes.values()) for sizes in tapes)),
+        *(
+            column.array(column.field, list(map(attrgetter(column.attribute), facts)))
+            for column in COLUMNS
+        ),
+        _array(SCHEMA.field("tapes"), [list(sizes) for sizes in tapes]),
+        _array(SCHEMA.field("tape_bytes"), [list(sizes.values()) for sizes in tapes]),
     ]
     footer = {
         KEY_FORMAT: FORMAT,
@@ -295,35 +326,6 @@ def encode(facts: Sequence[Fact], *, sequence: int, previous_sha256: str) -> byt
         writer.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA))
         writer.add_key_value_metadata(footer)
     return sink.getvalue()
-
-
-def _array(field: pa.Field, values: Iterable[Any]) -> pa.Array:
-    cells = list(values)
-    try:
-        try:
-            array = pa.array(cells, field.type)
-        except UnicodeEncodeError:
-            array = pa.array([_escaped(cell) for cell in cells], field.type)
-    except (pa.ArrowException, UnicodeError, OverflowError, TypeError) as exc:
-        raise CatalogError(f"column {field.name}: a value does not fit: {exc}") from exc
-    if array.null_count and not field.nullable:
-        raise CatalogError(f"column {field.name}: a value is missing")
-    return array
-
-
-def _escaped(cell: Any) -> Any:
-    """The cell with bytes that are no UTF-8 (Python's lone surrogates) as ``\\udcXX``.
-
-    Names in old catalogues may hold such bytes. A fact about them must not be refused: it would
-    stay in its outbox for ever, and every later fact behind it.
-    """
-    if isinstance(cell, str):
-        return cell.encode("utf-8", "backslashreplace").decode("utf-8")
-    if isinstance(cell, list):
-        return [_escaped(item) for item in cell]
-    if isinstance(cell, dict):
-        return {name: _escaped(item) for name, item in cell.items()}
-    return cell
 
 
 def read_footer(data: bytes | memoryview) -> Footer:
