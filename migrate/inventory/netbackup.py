@@ -5,8 +5,6 @@ The readers are in netbackup_csv.py, bpimagelist.py and media_lists.py.
 
 from __future__ import annotations
 
-import re
-
 from catalog.model import NANOSECONDS, ScheduleType
 from migrate.inventory.rows import NEVER
 from migrate.model import Storage
@@ -24,8 +22,6 @@ _TICKS_PER_SECOND = 10_000_000
 
 _LAST_SECOND = NEVER // NANOSECONDS
 """Expiries after the year 2262 do not fit 64-bit nanoseconds; they are kept as never."""
-
-_BACKUP_ID = re.compile(r"(.+)_(\d{9,11})", re.DOTALL)
 
 SCHEDULE_TYPES = {
     0: ScheduleType.FULL,
@@ -67,8 +63,10 @@ FRAGMENT_WORDS = {"tir": -1, "idx": 0}
 
 def split_backup_id(image_id: str) -> tuple[str, int] | None:
     """Client and backup time (epoch seconds) of a backup id; the client may contain ``_``."""
-    match = _BACKUP_ID.fullmatch(image_id)
-    return (match[1], int(match[2])) if match else None
+    client, _, epoch = image_id.rpartition("_")
+    if client and 9 <= len(epoch) <= 11 and epoch.isdecimal():
+        return client, int(epoch)
+    return None
 
 
 def expiry(seconds: int | None) -> int | None:

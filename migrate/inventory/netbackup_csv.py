@@ -8,7 +8,6 @@ repeats them for every fragment.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -17,12 +16,14 @@ from typing import NamedTuple
 
 from migrate.inventory import netbackup
 from migrate.inventory.csv_header import HEADER_WITHIN, Header, find_header
+from migrate.inventory.csv_records import CsvRecords
 from migrate.inventory.options import ImportOptions
 from migrate.inventory.report import Notes
 from migrate.inventory.rows import CopyRow, FragmentRow, ImageRow, MediaRow, Row
 from migrate.inventory.text import Lines, fault
 from migrate.inventory.times import TimeReader
 from migrate.inventory.values import (
+    KIB,
     kib,
     nothing,
     spreadsheet_number,
@@ -63,6 +64,16 @@ _LEVEL = re.compile(r"(?:.*\()?(\d{1,3})\)?")
 _FOOTER_CELLS = 2
 """A footer is a word and a total; a row with more cells held data."""
 
+_FLAGS = {"": False, "0": False, "1": True, "N": False, "Y": True, "No": False, "Yes": True}
+"""Yes and no as most exports write them; every other spelling is read with care."""
+
+_USUAL = 10**15
+"""Numbers below are neither damaged nor beyond what a catalogue may claim."""
+
+_TAPE = Storage.TAPE.value
+_new = tuple.__new__
+"""Makes a row of its fields in their order, without the detour of a named tuple's own call."""
+
 _MEDIA_ID_LENGTH = 6
 _CACHE_SIZE = 20_000
 """Entries a cache may hold before it starts again; a file has few tapes and combinations."""
@@ -102,6 +113,7 @@ class _Shared(NamedTuple):
     """What a combination of the shared cells means."""
 
     product: str
+    is_ours: bool
     policy: str | None
     schedule: str | None
     schedule_type: str | None
@@ -119,14 +131,14 @@ class _Table:
 
     def __init__(self, header: Header, lines: Lines, options: ImportOptions, notes: Notes) -> None:
         self._header = header
-        self._lines = lines
         self._notes = notes
         self._times = TimeReader(options.zone(), notes, lines.path)
-        self._line = 0
+        self._records = CsvRecords(header, lines, notes)
         self._warned = 0
         self._shared_of: dict[tuple[str, ...], _Shared] = {}
         self._media_dates: dict[str, int | None] = {}
         self._tapes: set[tuple[str, ...]] = set()
+        self._storages: dict[tuple[str, str], str] = {}
         self._column = {  # an absent column is one behind the last: every row gets "" there
             field: header.columns.get(field, header.width) for field in _ALL_FIELDS
         }
@@ -152,123 +164,38 @@ class _Table:
         last_copy: tuple[str, ...] = ()
         image: ImageRow | None = None  # of the row before, while its cells stay the same
         copy: CopyRow | None = None
-        for cells in self._records(stream):
+        records, tapes, per_fragment = self._records, self._tapes, self._per_fragment
+        for cells in records.rows(stream):
             try:
-                tape = tape_cells(cells)
-                media_id = tape[0].strip()
-                own, shared = own_cells(cells), shared_cells(cells)
+                tape, own, shared = tape_cells(cells), own_cells(cells), shared_cells(cells)
                 if image is None or own != last_own or shared != last_shared:
                     image = copy = None
-                    self._check_image_id(own[0], cells, media_id)
                     image = self._image(own, shared, cells)
                     last_own, last_shared = own, shared
-                if tape not in self._tapes:
+                if tape not in tapes:
                     yield from self._new_tape(tape, image)
+                media_id = tape[0].strip()
                 now = copy_cells(cells)
                 if copy is None or now != last_copy:
                     copy = None
                     copy = self._copy(now, media_id, own[3], image)
                     last_copy = now
-                if self._per_fragment:
-                    place = self._fragment(place_cells(cells), media_id, copy)
-                    yield Row(self._line, image, copy, place)
+                if per_fragment:
+                    place_of = place_cells(cells)
+                    place = self._quick_fragment(place_of, media_id, copy)
+                    if place is None:
+                        place = self._fragment(place_of, media_id, copy)
+                    yield _new(Row, (records.line, image, copy, place))
                 else:
                     yield from self._listed(media_id, image, copy)
             except _Skip as skip:
-                self._notes.ignore(self._line, skip.why, skip.detail, lost=skip.lost)
-
-    # --- records ------------------------------------------------------------------------------
-
-    def _records(self, stream: Iterator[str]) -> Iterator[list[str]]:
-        """Rows of cells, as wide as the header and one empty cell more."""
-        width = self._header.width
-        reader = csv.reader(stream, delimiter=self._header.delimiter, strict=True)
-        before = self._header.line
-        while True:
-            first = before + 1
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as exc:
-                before = self._header.line + reader.line_num
-                self._bad_quotes(exc, first, before)
-                continue
-            self._line = before = self._header.line + reader.line_num
-            if len(cells) < width:
-                if self._short(cells):
-                    continue
-                cells += [""] * (width - len(cells))
-            elif len(cells) > width:
-                if any(cells[width:]):
-                    self._notes.once(
-                        self._line,
-                        "more_cells",
-                        f"{len(cells)} cells under {width} headers; an unquoted "
-                        f"{self._header.delimiter!r} inside a cell shifts the columns",
-                    )
-                    self._notes.ignore(
-                        self._line, "more cells than headers", f"{len(cells)} of {width}", lost=True
-                    )
-                    continue
-                del cells[width:]
-            cells.append("")
-            yield cells
-
-    def _bad_quotes(self, exc: csv.Error, first: int, last: int) -> None:
-        text = str(exc)
-        if "unexpected end of data" in text:
-            raise fault(
-                self._lines.path,
-                first,
-                "the file ends within a quoted cell that begins here",
-                hint="the export was cut off; export it again",
-            ) from exc
-        if "field limit" in text or "field larger" in text:
-            raise fault(
-                self._lines.path,
-                first,
-                "a quoted cell begins here and does not end",
-                hint="close the quotation marks, or double those inside a cell",
-            ) from exc
-        where = f"lines {first} to {last}" if last > first else ""
-        self._notes.ignore(last, "quotation marks do not match", where or text, lost=True)
-
-    def _short(self, cells: list[str]) -> bool:
-        """Whether to leave out a row with fewer cells than the header: blank lines, footers.
-
-        Raises:
-            InventoryError: the file was cut off within this row.
-        """
-        if not any(cell.strip() for cell in cells):
-            return True
-        at_end = self._lines.unterminated and self._line >= self._lines.number
-        if at_end and self._looks_like_data(cells):
-            raise fault(
-                self._lines.path,
-                self._line,
-                f"the file ends within a record: {len(cells)} of {self._header.width} cells",
-                hint="the export was cut off; export it again",
-            )
-        needed = max(self._column["image_id"], self._column["media_id"])
-        if len(cells) > needed and cells[self._column["image_id"]].strip():
-            return False
-        lost = self._looks_like_data(cells)
-        self._notes.ignore(self._line, "fewer cells than headers", cells[0][:60], lost=lost)
-        return True
-
-    def _looks_like_data(self, cells: list[str]) -> bool:
-        """A footer is a word or two and a total; data has an id, or cells enough."""
-        at = self._column["image_id"]
-        image_id = cells[at].strip() if at < len(cells) else ""
-        if len(cells) == 1:
-            return " " not in image_id and any(sign in image_id for sign in "_.")
-        return "_" in image_id or len(cells) > max(3, self._header.width // 2)
+                self._notes.ignore(records.line, skip.why, skip.detail, lost=skip.lost)
 
     # --- cells --------------------------------------------------------------------------------
 
-    def _check_image_id(self, cell: str, cells: list[str], media_id: str) -> None:
+    def _check_image_id(self, cell: str, cells: list[str]) -> None:
         image_id = cell.strip()
+        media_id = cells[self._column["media_id"]].strip()
         if cells[: self._header.width] == list(self._header.cells):
             raise _Skip("header repeated")
         if nothing(image_id):
@@ -290,7 +217,7 @@ class _Table:
             raise _Skip("media id turned into a number by a spreadsheet", media_id, lost=True)
         if media_id.isdecimal() and len(media_id) < _MEDIA_ID_LENGTH:
             self._notes.warn(
-                self._line,
+                self._records.line,
                 "media_id_short",
                 f"media id {media_id!r} may have lost its leading zeros in a spreadsheet",
             )
@@ -299,11 +226,11 @@ class _Table:
         self._tapes.add(tape)
         names = text_or_none(barcode), text_or_none(density)
         if any(names):
-            yield MediaRow(self._line, media_id, barcode=names[0], density=names[1])
+            yield MediaRow(self._records.line, media_id, barcode=names[0], density=names[1])
 
     def _warn(self, what: str, exc: Exception) -> None:
         self._warned += 1
-        self._notes.warn(self._line, "bad_value", f"{what}: {exc}; taken as unknown")
+        self._notes.warn(self._records.line, "bad_value", f"{what}: {exc}; taken as unknown")
 
     def _number(self, text: str, what: str) -> int | None:
         """A count that is not negative."""
@@ -325,7 +252,7 @@ class _Table:
 
     def _expiry(self, text: str, field: str) -> int | None:
         try:
-            return self._times.expiry(text, self._line, utc=self._utc[field])
+            return self._times.expiry(text, self._records.line, utc=self._utc[field])
         except (ValueError, OverflowError) as exc:
             self._warn("expiry", exc)
             return None
@@ -333,7 +260,7 @@ class _Table:
     def _backup_time(self, text: str, epoch: int | None) -> int | None:
         try:
             return self._times.backup_time(
-                text, self._line, utc=self._utc["backup_time"], epoch=epoch
+                text, self._records.line, utc=self._utc["backup_time"], epoch=epoch
             )
         except (ValueError, OverflowError) as exc:
             self._warn("backup time", exc)
@@ -344,7 +271,7 @@ class _Table:
             if len(self._media_dates) >= _CACHE_SIZE:
                 self._media_dates.clear()
             try:
-                value = self._times.instant(text, self._line, utc=self._utc["media_date"])
+                value = self._times.instant(text, self._records.line, utc=self._utc["media_date"])
             except (ValueError, OverflowError) as exc:
                 self._warn("media date", exc)
                 return None
@@ -361,8 +288,10 @@ class _Table:
         ) = cells  # fmt: skip
         warned = self._warned
         level = _LEVEL.fullmatch(level_text.strip())
+        product = (text_or_none(product) or netbackup.PRODUCT).lower()
         shared = _Shared(
-            product=(text_or_none(product) or netbackup.PRODUCT).lower(),
+            product=product,
+            is_ours=product == netbackup.PRODUCT,
             policy=text_or_none(policy),
             schedule=text_or_none(schedule),
             schedule_type=netbackup.schedule_type(schedule_type),
@@ -384,16 +313,21 @@ class _Table:
         self, own: tuple[str, ...], shared_cells: tuple[str, ...], cells: list[str]
     ) -> ImageRow:
         image_id, client, backup_time, expires, image_kib, image_size, file_count = own
-        shared = self._shared(shared_cells)
-        image_id = image_id.strip()
-        is_ours = shared.product == netbackup.PRODUCT
-        parts = netbackup.split_backup_id(image_id) if is_ours else None
-        if is_ours and parts is None:  # a footer, a cut id, or a product without its column
-            lost = sum(map(bool, cells)) > _FOOTER_CELLS
-            raise _Skip("not a backup id", image_id[:80], lost=lost)
-        size = kib(self._number(image_kib, "image KB"))
+        shared = self._shared_of.get(shared_cells)
+        parts = netbackup.split_backup_id(image_id)
+        if parts is None or shared is None or not shared.is_ours or image_id[0].isspace():
+            self._check_image_id(image_id, cells)
+            shared = self._shared(shared_cells)
+            image_id = image_id.strip()
+            parts = netbackup.split_backup_id(image_id) if shared.is_ours else None
+            if shared.is_ours and parts is None:  # a footer, a cut id, another product
+                lost = sum(map(bool, cells)) > _FOOTER_CELLS
+                raise _Skip("not a backup id", image_id[:80], lost=lost)
+        size = kib(self._number(image_kib, "image KB")) if image_kib else None
+        if size is None:
+            size = self._number(image_size, "image size")
         started = self._backup_time(backup_time, parts[1] if parts else None)
-        return ImageRow(  # in the order of its fields: this is the hot path
+        fields = (  # in the order of ImageRow's: this is the hot path
             image_id,
             shared.product,
             text_or_none(client) or (parts[0] if parts else None),
@@ -403,7 +337,7 @@ class _Table:
             started,
             None if self._expiry_is_copys else self._expiry(expires, "expires"),
             shared.retention_level,
-            size if size is not None else self._number(image_size, "image size"),
+            size,
             self._number(file_count, "files"),
             shared.compressed,
             shared.encrypted,
@@ -412,19 +346,28 @@ class _Table:
             shared.copies,
             shared.fragments,
             shared.primary_copy,
+            False,
         )
+        return _new(ImageRow, fields)
 
     def _copy(
         self, cells: tuple[str, ...], media_id: str, image_expires: str, image: ImageRow
     ) -> CopyRow:
         number, expires, hold, storage = cells
         same = expires == image_expires and not self._expiry_is_copys
-        return CopyRow(
+        kind = self._storages.get((media_id, storage))
+        if kind is None:
+            if len(self._storages) >= _CACHE_SIZE:
+                self._storages.clear()
+            kind = netbackup.storage_of(media_id, storage).value
+            self._storages[media_id, storage] = kind
+        fields = (
             self._placed(number, "copy number"),
-            netbackup.storage_of(media_id, storage).value,
+            kind,
             image.expires if same else self._expiry(expires, "copy_expires"),
             bool(hold) and bool(self._yes(hold, "copy on hold")),
         )
+        return _new(CopyRow, fields)
 
     def _placed(self, text: str, what: str) -> int:
         """A number that says where a row belongs: 1 when there is none, else it must be right."""
@@ -438,6 +381,56 @@ class _Table:
                 raise _Skip(f"{what} cannot be read", str(exc), lost=True) from exc
             return word
         return 1 if value is None else value
+
+    def _quick_fragment(
+        self, cells: tuple[str, ...], media_id: str, copy: CopyRow
+    ) -> FragmentRow | None:
+        """As ``_fragment`` for the cells that nearly every row has; None when one is not so."""
+        (
+            number, kilobytes, remainder, exact_size, file_number, offset_text, block_size, mpx,
+            media_date, key_tag,
+        ) = cells  # fmt: skip
+        try:
+            place = int(number) if number else 1
+            size = exact = None
+            if kilobytes:
+                rest = int(remainder) if remainder else 0
+                size = int(kilobytes) * KIB + rest
+                exact = self._exact and 0 <= rest < KIB
+            elif exact_size:
+                size, exact = int(exact_size), True
+            tape_file = int(file_number) if file_number else 0
+            offset = int(offset_text) if offset_text else tape_file
+            block = int(block_size) if block_size else 0
+            assigned = self._media_dates[media_date] if media_date else None
+            multiplexed = _FLAGS[mpx]
+        except (ValueError, KeyError):
+            return None
+        usual = (
+            0 < place < _USUAL
+            and size is not None
+            and 0 <= size < _USUAL
+            and exact is self._exact | (not kilobytes)
+            and 0 <= tape_file <= offset < _USUAL
+            and 0 <= block < _USUAL
+            and copy.storage == _TAPE
+        )
+        if not usual:
+            return None
+        fields = (
+            copy.copy_number,
+            place,
+            media_id,
+            tape_file if file_number else None,
+            offset if offset_text else None,
+            block or None,
+            size,
+            exact,
+            multiplexed,
+            assigned,
+            text_or_none(key_tag) if key_tag else None,
+        )
+        return _new(FragmentRow, fields)
 
     def _fragment(self, cells: tuple[str, ...], media_id: str, copy: CopyRow) -> FragmentRow:
         (
@@ -461,7 +454,7 @@ class _Table:
         if offset is not None and tape_file is not None and offset < tape_file:
             # Each of the marks before it has an address of its own.
             self._notes.once(
-                self._line,
+                self._records.line,
                 "offset_impossible",
                 f"offset {offset} cannot be the block address of tape file {tape_file}; such "
                 "offsets are taken as unknown",
@@ -487,7 +480,7 @@ class _Table:
         names = [cell] if is_disk else [name for name in _MEDIA_LIST.split(cell) if name]
         for number, media_id in enumerate(names, 1):
             fragment = FragmentRow(copy.copy_number, number, media_id)
-            yield Row(self._line, image, copy, fragment)
+            yield Row(self._records.line, image, copy, fragment)
 
 
 def _first_text(cells: list[str]) -> str:

@@ -24,7 +24,11 @@ Order = Literal["day", "month"]
 _EPOCH = dt.datetime(1970, 1, 1)
 _MAX_OFFSET_S = 14 * 3600
 _OFFSET_STEP_S = 15 * 60
-_CACHE_SIZE = 50_000
+_CACHE_SIZE = 90_000
+"""Dates, or clocks, to be remembered: a day has 86,400 seconds."""
+
+_ISO_DATE = len("2019-01-04")
+_EPOCH_DIGITS = 11
 
 _INFINITE = frozenset(("infinity", "infinite", "never", "unlimited", "unendlich", "inf"))
 
@@ -122,16 +126,6 @@ def _parts(text: str, match: re.Match[str], order: Order) -> Wall:
     return Wall(_seconds(moment), bool(tail), resolution)
 
 
-def _quick(text: str) -> int | None:
-    """Seconds of ``2019-01-04 21:00:13`` exactly, without patterns; None for other shapes."""
-    if len(text) != 19 or text[4] != "-" or text[13] != ":":
-        return None
-    try:
-        return _seconds(dt.datetime.fromisoformat(text))
-    except (ValueError, TypeError):
-        return None
-
-
 def _seconds(moment: dt.datetime) -> int:
     delta = moment - _EPOCH
     return delta.days * 86_400 + delta.seconds
@@ -146,16 +140,97 @@ def to_utc(wall: Wall, zone: ZoneInfo) -> int:
     return int(local.replace(tzinfo=zone, fold=1).timestamp())
 
 
+class _Walls:
+    """Dates and clocks read before, each by itself: few of both make up very many times.
+
+    ISO dates and others are kept apart, because a clock that may follow the one need not be
+    right behind the other.
+    """
+
+    def __init__(self) -> None:
+        self._iso: tuple[dict[str, int], dict[str, int]] = {}, {}
+        self._other: tuple[dict[str, int], dict[str, int]] = {}, {}
+
+    def seconds(self, text: str, order_known: bool) -> int | None:
+        """Seconds of a local time whose date and clock were met before; None for other texts."""
+        if text[4:8:3] == "--":
+            days, clocks = self._iso
+            at = _ISO_DATE
+        elif order_known:
+            days, clocks = self._other
+            at = text.find(" ")
+        else:
+            return None
+        day, clock = days.get(text[:at]), clocks.get(text[at:])
+        return None if day is None or clock is None else day + clock
+
+    def learn(self, text: str, wall: Wall, order: Order) -> None:
+        """Remember the parts of a local time that was read."""
+        is_iso = text[4:8:3] == "--"
+        at = _ISO_DATE if is_iso else text.find(" ")
+        if wall.absolute or at < 0 or at == len(text):
+            return
+        days, clocks = self._iso if is_iso else self._other
+        if max(len(days), len(clocks)) >= _CACHE_SIZE:
+            days.clear()
+            clocks.clear()
+        day = read_wall(text[:at], order).seconds
+        days[text[:at]] = day
+        clocks[text[at:]] = wall.seconds - day
+
+    def forget(self) -> None:
+        """The order of day and month turned out to be another one."""
+        self._other = {}, {}
+
+
+class _Offsets:
+    """What a zone's local time is ahead of UTC, day by day; few days have two answers."""
+
+    def __init__(self, zone: ZoneInfo) -> None:
+        self._zone = zone
+        self._days: dict[int, int | None] = {}
+
+    def utc(self, seconds: int) -> int:
+        """Epoch seconds of a local time, as ``to_utc`` finds them."""
+        day = seconds // 86_400
+        if day not in self._days:
+            if len(self._days) >= _CACHE_SIZE:
+                self._days.clear()
+            first, last = (self._ahead(one * 86_400) for one in (day, day + 1))
+            self._days[day] = first if first == last else None
+        ahead = self._days[day]
+        return to_utc(Wall(seconds, False), self._zone) if ahead is None else seconds - ahead
+
+    def _ahead(self, seconds: int) -> int:
+        return seconds - to_utc(Wall(seconds, False), self._zone)
+
+
 class TimeReader:
     """The times of one file: remembers what earlier rows settled about zone and order."""
 
     def __init__(self, zone: ZoneInfo | None, notes: Notes, path: str) -> None:
-        self._zone = zone
+        self._zone = None if zone is None else _Offsets(zone)
         self._notes = notes
         self._path = path
         self._order: Order | None = None
         self._offset_s: int | None = None
-        self._walls: dict[str, Wall] = {}
+        self._derived_is_told = False
+        self._walls = _Walls()
+
+    def _met(self, text: str, utc: bool, offset_s: int | None) -> int | None:
+        """Epoch seconds of a time made of parts that were read before, or plain epoch seconds.
+
+        offset_s is what local times are ahead of UTC, where no zone is stated.
+        """
+        seconds = self._walls.seconds(text, self._order is not None)
+        if seconds is None:
+            plain = len(text) <= _EPOCH_DIGITS and text.isascii() and text.isdecimal()
+            return int(text) if plain else None
+        if utc:
+            return seconds
+        if self._zone is not None:
+            return self._zone.utc(seconds)
+        return None if offset_s is None else seconds - offset_s
 
     def backup_time(self, text: str, line: int, *, utc: bool, epoch: int | None) -> int | None:
         """The backup's instant in nanoseconds. epoch, from the backup id, is the authority.
@@ -164,19 +239,19 @@ class TimeReader:
             ValueError: the text is not a time, and there is no epoch.
             InventoryError: a local time, and no zone is known.
         """
+        if epoch is not None and self._met(text, utc, self._offset_s) == epoch:
+            return netbackup.instant(epoch)
         text = text.strip()
         if text.lower() in NOTHING:
             return netbackup.instant(epoch)
         if epoch is None:
             return netbackup.instant(self._utc(text, line, utc=utc))
-        if utc and _quick(text) == epoch:
-            return netbackup.instant(epoch)
         self._settle_order(text, epoch, utc)
         wall = self._wall(text)
         if wall.absolute or utc:
             offset = 0
         elif self._zone is not None:
-            offset = wall.seconds - to_utc(wall, self._zone)
+            offset = wall.seconds - self._zone.utc(wall.seconds)
         else:
             offset = self._derive(wall, epoch)
         behind = wall.seconds - offset - (epoch - epoch % wall.resolution_s)
@@ -192,7 +267,7 @@ class TimeReader:
     def settle_order(self, order: Order) -> None:
         """Day or month stands first in this file, as the reader found out."""
         self._order = order
-        self._walls.clear()
+        self._walls.forget()
 
     def expiry(self, text: str, line: int, *, utc: bool) -> int | None:
         """An expiry in nanoseconds, NEVER, or None when there is none or it is 0.
@@ -201,6 +276,9 @@ class TimeReader:
             ValueError: the text is not a time.
             InventoryError: a local time, and no zone is known.
         """
+        seconds = self._met(text, utc, self._offset_s if self._derived_is_told else None)
+        if seconds is not None:
+            return netbackup.expiry(seconds)
         text = text.strip()
         word = text.lower()
         if word in NOTHING:
@@ -217,19 +295,17 @@ class TimeReader:
         return netbackup.instant(self._utc(text, line, utc=utc))
 
     def _utc(self, text: str, line: int, *, utc: bool) -> int:
-        if utc and (quick := _quick(text)) is not None:
-            return quick
         order = date_order(text)
         if order is not None and self._order is None:
             self._order = order
-            self._walls.clear()
+            self._walls.forget()
         elif order is None and self._order is None and _PARTS.match(text) and text[2:3] != ".":
             self._notes.once(line, "date_order_assumed", f"{text!r} is read with the month first")
         wall = self._wall(text)
         if wall.absolute or utc:
             return wall.seconds
         if self._zone is not None:
-            return to_utc(wall, self._zone)
+            return self._zone.utc(wall.seconds)
         if self._offset_s is None:
             raise fault(
                 self._path,
@@ -237,6 +313,7 @@ class TimeReader:
                 f"{text!r} is a local time and its zone is not known",
                 hint="state the zone with --timezone, for example --timezone Europe/Berlin",
             )
+        self._derived_is_told = True
         self._notes.once(
             line,
             "zone_derived",
@@ -247,15 +324,12 @@ class TimeReader:
         return wall.seconds - self._offset_s
 
     def _wall(self, text: str) -> Wall:
-        wall = self._walls.get(text)
-        if wall is None:
-            if len(self._walls) >= _CACHE_SIZE:
-                self._walls.clear()
-            own = date_order(text)
-            wall = read_wall(text, own or self._order or "month")
-            if own is not None and self._order not in (None, own):
-                raise ValueError(f"{text!r} has day and month the other way round than before")
-            self._walls[text] = wall
+        own = date_order(text)
+        order = own or self._order or "month"
+        wall = read_wall(text, order)
+        if own is not None and self._order not in (None, own):
+            raise ValueError(f"{text!r} has day and month the other way round than before")
+        self._walls.learn(text, wall, order)
         return wall
 
     def _settle_order(self, text: str, epoch: int, utc: bool) -> None:
@@ -273,7 +347,7 @@ class TimeReader:
             order = fits[0] if len(fits) == 1 else None
         if order is not None:
             self._order = order
-            self._walls.clear()
+            self._walls.forget()
 
     def _derive(self, wall: Wall, epoch: int) -> int:
         offset = wall.seconds - (epoch - epoch % min(wall.resolution_s, 60))
