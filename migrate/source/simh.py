@@ -12,12 +12,10 @@ and the proposed record classes of 2020 for the top four bits of a length.
 from __future__ import annotations
 
 import logging
-import os
-import stat
 import struct
 from pathlib import Path
 
-from migrate.errors import ContainerDamaged, TapeError
+from migrate.errors import ContainerDamaged
 from migrate.source.interface import (
     MAX_BLOCK,
     BadBlock,
@@ -27,6 +25,7 @@ from migrate.source.interface import (
     Position,
     TapeEvent,
 )
+from migrate.source.window import FileWindow
 
 log = logging.getLogger(__name__)
 
@@ -75,22 +74,10 @@ class SimhTape:
         self.barcode = barcode
         self.skipped = 0
         self._path = path
-        self._closed = False
-        try:
-            self._raw = open(path, "rb", buffering=0, opener=_open_without_waiting)  # noqa: SIM115
-            status = os.fstat(self._raw.fileno())
-        except OSError as exc:
-            raise TapeError(
-                f"cannot open {path}: {exc.strerror}", hint="check the path and its permissions"
-            ) from exc
-        if not stat.S_ISREG(status.st_mode):
-            self._raw.close()
-            raise TapeError(f"{path} is not a file", hint="a .tap cartridge is one regular file")
-        self._size = status.st_size
+        self._window = FileWindow(path, reach=SPACE_WINDOW)
+        self._size = self._window.size
         self._padded: bool | None = None
-        self._window = b""
-        self._window_at = 0
-        self._reach, self._read_reach = SPACE_WINDOW, READ_WINDOW
+        self._read_reach = READ_WINDOW
         self.rewind()
         try:
             self._refuse_big_endian()
@@ -105,12 +92,12 @@ class SimhTape:
 
     def read(self) -> TapeEvent:
         """The next record, filemark or damage; EndOfTape once the medium has ended."""
-        self._reach = self._read_reach
+        self._window.reach = self._read_reach
         return self._next(keep=True)
 
     def space_files(self, count: int) -> bool:
         """Skip behind the next count filemarks, reading lengths only."""
-        self._reach = SPACE_WINDOW
+        self._window.reach = SPACE_WINDOW
         while count > 0:
             event = self._next(keep=False)
             if isinstance(event, EndOfTape):
@@ -128,9 +115,7 @@ class SimhTape:
 
     def close(self) -> None:
         """Close the file."""
-        self._closed = True
-        self._window = b""
-        self._raw.close()
+        self._window.close()
 
     # --- events -----------------------------------------------------------------------------
 
@@ -174,8 +159,8 @@ class SimhTape:
         if keep:
             whole = length + 2 * WORD_SIZE + 1  # with both lengths and a pad
             # records of one size follow each other: ask for as many whole ones as fit
-            self._read_reach = self._reach = whole * max(1, READ_WINDOW // whole)
-            self._load(at, whole)
+            self._read_reach = self._window.reach = whole * max(1, READ_WINDOW // whole)
+            self._window.load(at, whole)
         after = self._frame(at, length, length)
         if after is None:
             return self._disagreement(length, length)
@@ -339,47 +324,20 @@ class SimhTape:
     def _skip_gap(self) -> None:
         """Stand behind a run of gap words; a long run is compared by the page."""
         self._offset += WORD_SIZE
-        begin = self._load(self._offset, len(GAP_RUN))
-        while self._window.startswith(GAP_RUN, begin):
+        begin = self._window.load(self._offset, len(GAP_RUN))
+        while self._window.held.startswith(GAP_RUN, begin):
             self._offset += len(GAP_RUN)
-            begin = self._load(self._offset, len(GAP_RUN))
+            begin = self._window.load(self._offset, len(GAP_RUN))
 
     def _word(self, offset: int) -> int | None:
         """The word at offset, None where the file ends before its fourth byte."""
-        begin = self._load(offset, WORD_SIZE)
-        if begin + WORD_SIZE > len(self._window):
+        begin = self._window.load(offset, WORD_SIZE)
+        held = self._window.held
+        if begin + WORD_SIZE > len(held):
             return None
-        word: int = WORD.unpack_from(self._window, begin)[0]
+        word: int = WORD.unpack_from(held, begin)[0]
         return word
 
     def _data(self, at: int, length: int) -> bytes:
         """The bytes of the record whose first length is at offset at; fewer at the file's end."""
-        begin = self._load(at + WORD_SIZE, length)
-        return self._window[begin : begin + length]
-
-    def _load(self, offset: int, count: int) -> int:
-        """Make the window hold count bytes from offset, as far as the file goes; where in it
-        they begin."""
-        begin = offset - self._window_at
-        if begin < 0 or begin + count > len(self._window):
-            self._window = self._pread(max(count, self._reach), offset)
-            self._window_at = offset
-            begin = 0
-        return begin
-
-    def _pread(self, count: int, offset: int) -> bytes:
-        if self._closed:
-            raise TapeError(f"{self._path} was closed")
-        count = max(0, min(count, self._size - offset))  # no memory for a length that lies
-        try:
-            return os.pread(self._raw.fileno(), count, offset)
-        except OSError as exc:
-            raise TapeError(
-                f"cannot read {self._path} at offset {offset}: {exc.strerror}",
-                hint="check the disk that holds the file, then run again",
-            ) from exc
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Open, but not wait for the other end of a pipe that is named like a tape."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+        return self._window.read(at + WORD_SIZE, length)
