@@ -177,7 +177,7 @@ class Copies:
                 "a copy within a pool reads one image and writes another",
                 hint="set images_open of the pool to at least 2",
             )
-        recalls.check_readable(source, manifest)
+        recalls.check_readable(source, manifest, may_ask=False)
         begun = target.drafts.find(to_name, call.to_copy)
         if target.index.get(to_name, call.to_copy) is not None or (
             begun is not None and begun.state != "complete"

@@ -54,7 +54,9 @@ class DraftState(StrEnum):
 
 
 RESUMABLE = (DraftState.WRITING, DraftState.INCOMPLETE)
-LISTED = (*RESUMABLE, DraftState.SPOOLED, DraftState.REFUSED)
+IN_SPOOL = (DraftState.SPOOLED, DraftState.REFUSED)
+"""Drafts that were acknowledged, and whose bytes are in the spool only."""
+LISTED = (*RESUMABLE, *IN_SPOOL)
 """Drafts that no index of complete images knows."""
 
 

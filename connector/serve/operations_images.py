@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import heapq
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from catalog.errors import (
@@ -21,10 +22,9 @@ from connector.pool import names
 from connector.pool.extents import extents as extents_of
 from connector.pool.index import Entry
 from connector.pool.manifest import FragmentObject, Manifest
-from connector.pool.pool import Pool
 from connector.pool.verify import Depth
 from connector.serve import recalls
-from connector.serve.drafts import LISTED, Draft, DraftState
+from connector.serve.drafts import IN_SPOOL, LISTED, Draft, DraftState
 from connector.serve.events import EventKind
 from connector.serve.keeping import retention_of
 from connector.serve.reading import PoolSource, Reading
@@ -48,20 +48,21 @@ STATES = ("writing", "incomplete", "spooled", "complete", "damaged", "deleting",
 
 def spooled_draft(unit: Unit, image: Name, copy: int | None) -> Draft | None:
     """The draft of an image that can be read from the spool only; without copy the lowest."""
-    readable = (DraftState.SPOOLED, DraftState.REFUSED)
-    if copy is not None:
-        draft = unit.drafts.find(image, copy)
-        return draft if draft is not None and draft.state in readable else None
-    found = [d for d in unit.drafts.in_states(readable) if d.name == image]
-    return min(found, key=lambda draft: draft.copy, default=None)
+    return _draft_in(IN_SPOOL, unit, image, copy)
 
 
 def listed_draft(unit: Unit, image: Name, copy: int | None) -> Draft | None:
     """The draft of an image that is not complete or only spooled; without copy the lowest."""
+    return _draft_in(LISTED, unit, image, copy)
+
+
+def _draft_in(
+    states: Sequence[DraftState], unit: Unit, image: Name, copy: int | None
+) -> Draft | None:
     if copy is not None:
         draft = unit.drafts.find(image, copy)
-        return draft if draft is not None and draft.state in LISTED else None
-    found = [draft for draft in unit.drafts.in_states(LISTED) if draft.name == image]
+        return draft if draft is not None and draft.state in states else None
+    found = [draft for draft in unit.drafts.in_states(states) if draft.name == image]
     return min(found, key=lambda draft: draft.copy, default=None)
 
 
@@ -71,12 +72,38 @@ def manifest_of(unit: Unit, image: Name, copy: int | None) -> Manifest:
     Raises:
         ImageNotFound, ImageBusy (it is being deleted), PoolDown.
     """
+    number = _number_of(unit, image, copy)
+    return unit.ask("reading the manifest", lambda pool: pool.stat(image, number))
+
+
+def _number_of(unit: Unit, image: Name, copy: int | None) -> int | None:
+    """The copy that is meant, as far as the index knows."""
     names.encode(image)
     entry = unit.index.get(image, copy)
     if entry is not None and entry.state == "deleting":
         raise ImageNotFound(f"image {image!r} copy {entry.copy} is being deleted")
-    number = entry.copy if entry is not None else copy
-    return unit.ask("reading the manifest", lambda pool: pool.stat(image, number))
+    return entry.copy if entry is not None else copy
+
+
+def take(unit: Unit, image: Name, copy: int | None) -> tuple[Manifest, int]:
+    """The manifest of a complete image, and a use of it that the caller lets go.
+
+    The use comes first, so that no deletion comes between: what it removes would look like damage.
+
+    Raises:
+        ImageNotFound, ImageBusy, TooBusy, PoolDown.
+    """
+    number = _number_of(unit, image, copy)
+    use = None if number is None else unit.in_use.read(image, number)
+    try:
+        manifest = manifest_of(unit, image, number)
+        if use is None:
+            use = unit.in_use.read(image, manifest.copy)
+        return manifest, use
+    except BaseException:
+        if use is not None:
+            unit.in_use.let_go(use)
+        raise
 
 
 # --- reading ----------------------------------------------------------------------------------
@@ -90,16 +117,16 @@ def open_image(session: ClientSession, call: messages.Open, wait: Patience) -> m
     draft = spooled_draft(unit, call.image, call.copy)
     entry = unit.index.get(call.image, call.copy)
     if draft is not None and (entry is None or draft.copy < entry.copy):
-        return _open_spooled(session, unit, draft)
-    manifest = manifest_of(unit, call.image, call.copy)
-    if manifest.within:
-        raise Unsupported(
-            f"image {call.image!r} lies interleaved in tape files and has no bytes of its own",
-            hint="tapemigrate rehydrate brings it back",
-        )
-    recalls.check_readable(unit, manifest)
-    use = unit.in_use.read(manifest.name, manifest.copy)
+        with contextlib.suppress(ImageNotFound):  # it has just left for the store: open it there
+            return _open_spooled(session, unit, draft)
+    manifest, use = take(unit, call.image, call.copy)
     try:
+        if manifest.within:
+            raise Unsupported(
+                f"image {call.image!r} lies interleaved in tape files and has no bytes of its own",
+                hint="tapemigrate rehydrate brings it back",
+            )
+        recalls.check_readable(unit, manifest, may_ask=True)
         source = PoolSource(unit.pool().open_image(manifest))
         reader = Reading(
             unit, manifest.name, manifest.copy, manifest.token, source, use, session.peer.name
@@ -424,36 +451,32 @@ def verify(session: ClientSession, call: messages.Verify, wait: Patience) -> mes
         ) from None
     draft = spooled_draft(unit, call.image, call.copy)
     if draft is not None:
-        return _verify_spooled(unit, draft, depth, wait)
-    manifest = manifest_of(unit, call.image, call.copy)
-    if depth is Depth.FULL:
-        recalls.check_readable(unit, manifest)
-    use = unit.in_use.read(manifest.name, manifest.copy)
+        with contextlib.suppress(ImageNotFound):  # it has just left for the store: look there
+            return _verify_spooled(unit, draft, depth, wait)
+    return wait.unless_gone("verifying", lambda: _verify_stored(unit, call, depth))
 
-    def look(pool: Pool) -> messages.Verified:
-        try:
-            with unit.noticing():
-                found = pool.verify(manifest, depth)
-        finally:
-            unit.in_use.let_go(use)
-        for problem in found.problems:
-            unit.count("damaged")
-            unit.say(EventKind.DAMAGED, manifest.name, manifest.copy, why=problem)
-        unit.say(EventKind.VERIFIED, manifest.name, manifest.copy, depth=str(depth), ok=found.ok)
-        unit.told(Step.VERIFIED, manifest.name, manifest.copy, manifest.token, ok=found.ok)
-        return messages.Verified(
-            ok=found.ok,
-            depth=str(found.depth),
-            problems=found.problems[:MAX_LIST],
-            unknown=found.unknown[:MAX_LIST],
-        )
 
+def _verify_stored(unit: Unit, call: messages.Verify, depth: Depth) -> messages.Verified:
+    # the use is taken in the worker: a call that is given up before it begins holds nothing
+    manifest, use = take(unit, call.image, call.copy)
     try:
-        pool = unit.pool()
-    except PoolError:
+        if depth is Depth.FULL:
+            recalls.check_readable(unit, manifest, may_ask=False)
+        with unit.noticing():
+            found = unit.pool().verify(manifest, depth)
+    finally:
         unit.in_use.let_go(use)
-        raise
-    return wait.unless_gone("verifying", lambda: look(pool))
+    for problem in found.problems:
+        unit.count("damaged")
+        unit.say(EventKind.DAMAGED, manifest.name, manifest.copy, why=problem)
+    unit.say(EventKind.VERIFIED, manifest.name, manifest.copy, depth=str(depth), ok=found.ok)
+    unit.told(Step.VERIFIED, manifest.name, manifest.copy, manifest.token, ok=found.ok)
+    return messages.Verified(
+        ok=found.ok,
+        depth=str(found.depth),
+        problems=found.problems[:MAX_LIST],
+        unknown=found.unknown[:MAX_LIST],
+    )
 
 
 def _verify_spooled(unit: Unit, draft: Draft, depth: Depth, wait: Patience) -> messages.Verified:

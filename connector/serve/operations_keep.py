@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from catalog.errors import (
@@ -10,6 +11,7 @@ from catalog.errors import (
     ImageNotFound,
     NameInvalid,
     ObjectLocked,
+    PoolDown,
     PoolError,
     Unsupported,
     WouldShorten,
@@ -17,17 +19,20 @@ from catalog.errors import (
 from catalog.model import LockMode, iso
 from connector.logs import Step
 from connector.pool import names
+from connector.pool.attempts import AttemptState
 from connector.pool.delete import delete_image
 from connector.pool.keep import extend_retention
 from connector.pool.keep import set_hold as hold_image
-from connector.serve.drafts import Draft, DraftState
+from connector.serve.drafts import IN_SPOOL, Draft, DraftState
 from connector.serve.events import EventKind
+from connector.serve.keeping import retention_of
 from connector.serve.operations_images import (
     facts_of_entry,
     listed_draft,
     manifest_of,
     spooled_draft,
 )
+from connector.serve.operations_writing import attempt_at, settle_commit
 from connector.serve.units import Unit
 from connector.serve.waiting import Patience
 from connector.wire import messages
@@ -40,10 +45,12 @@ def delete(session: ClientSession, call: messages.Delete, wait: Patience) -> mes
     """Delete one copy; one that is gone is deleted as well."""
     unit = session.unit(call.pool)
     names.encode(call.image)
+    if call.copy is None:
+        _refuse_several(unit, call.image)
     draft = spooled_draft(unit, call.image, call.copy)
+    if draft is not None and _delete_spooled(session, unit, draft, call, wait):
+        return messages.Deleted(state="deleted")
     entry = unit.index.get(call.image, call.copy)
-    if draft is not None and (entry is None or draft.copy < entry.copy):
-        return _delete_spooled(unit, draft, call)
     begun = None if entry is not None else listed_draft(unit, call.image, call.copy)
     if begun is not None:
         with unit.in_use.alone(begun.name, begun.copy):
@@ -51,8 +58,6 @@ def delete(session: ClientSession, call: messages.Delete, wait: Patience) -> mes
                 f"image {call.image!r} copy {begun.copy} is not complete",
                 hint="discard gives up what was begun",
             )
-    if call.copy is None:
-        _refuse_several(unit, call.image)
     copy = entry.copy if entry is not None else call.copy
     if copy is None:
         copy = _lowest_copy(unit, call)
@@ -68,8 +73,9 @@ def delete(session: ClientSession, call: messages.Delete, wait: Patience) -> mes
 
 def _refuse_several(unit: Unit, image: str) -> None:
     """Repeated after a lost answer, a delete of "the lowest copy" would take the next one too."""
-    first = unit.index.page(prefix=image, limit=2)
-    if [entry.name for entry in first] == [image, image]:
+    copies = {one.copy for one in unit.index.page(prefix=image, limit=2) if one.name == image}
+    copies |= {one.copy for one in unit.drafts.in_states(IN_SPOOL) if one.name == image}
+    if len(copies) > 1:
         raise NameInvalid(f"image {image!r} has several copies", hint="say which copy to delete")
 
 
@@ -104,26 +110,68 @@ def _delete(unit: Unit, call: messages.Delete, copy: int, actor: str) -> str:
     return str(state)
 
 
-def _delete_spooled(unit: Unit, draft: Draft, call: messages.Delete) -> messages.Deleted:
-    """An image that is only in the spool yet; its lock would have begun with the store."""
+def _delete_spooled(
+    session: ClientSession, unit: Unit, draft: Draft, call: messages.Delete, wait: Patience
+) -> bool:
+    """Delete an image that is only in the spool yet; False: it has just become one of the store's.
+
+    Its lock would have begun with the store, and holds from the start all the same.
+    """
     with unit.in_use.alone(draft.name, draft.copy):
-        keep = draft.definition.keep
-        if draft.state is DraftState.SPOOLED and keep.hold:
-            raise ImageHeld(
-                f"image {draft.name!r} copy {draft.copy} is held", hint="release the hold first"
-            )
-        if draft.state is DraftState.SPOOLED and keep.lock not in (None, "none"):
-            raise ImageLocked(
-                f"image {draft.name!r} copy {draft.copy} is to be locked until"
-                f" {iso(keep.expires_at) or 'its end'}",
-                hint="wait until the lock ends",
-            )
-        unit.spool.remove(draft, call.reason)
+        _settle(unit, draft, wait)
+        now = unit.drafts.find(draft.name, draft.copy)
+        if now is None or now.state not in IN_SPOOL:
+            return False
+        if now.state is DraftState.SPOOLED:
+            _check_free(unit, now)
+        unit.spool.remove(now, call.reason)
+        with contextlib.suppress(PoolDown):  # then it is removed as soon as the store is back
+            wait.until_done("removing what was uploaded", lambda: _forget_upload(unit, now))
     unit.space.pending(draft.name, draft.copy, 0)
     unit.say(EventKind.DELETED, draft.name, draft.copy, state="deleted", reason=call.reason)
     unit.count("deleted")
-    unit.told(Step.DELETED, draft.name, draft.copy, draft.id, reason=call.reason)
-    return messages.Deleted(state="deleted")
+    actor = _actor(session, call)
+    unit.told(Step.DELETED, draft.name, draft.copy, draft.id, reason=call.reason, actor=actor)
+    return True
+
+
+def _settle(unit: Unit, draft: Draft, wait: Patience) -> None:
+    """Finish the commit of its upload, if a crash interrupted one: then it is in the store."""
+    attempt = attempt_at(unit, draft.name, draft.copy)
+    if attempt is not None and attempt.state is AttemptState.COMMITTING:
+        wait.until_done(
+            "settling",
+            lambda: unit.ask(
+                "settling",
+                lambda pool: settle_commit(unit, pool, draft.name, draft.copy),
+                patient=True,
+            ),
+        )
+
+
+def _check_free(unit: Unit, draft: Draft) -> None:
+    keep = retention_of(
+        draft.definition.keep, unit.settings, begun_at=draft.begun_at, now=unit.clock()
+    )
+    if keep.hold:
+        raise ImageHeld(
+            f"image {draft.name!r} copy {draft.copy} is held", hint="release the hold first"
+        )
+    if keep.lock_mode is not LockMode.NONE:
+        raise ImageLocked(
+            f"image {draft.name!r} copy {draft.copy} is to be locked until {iso(keep.lock_until)}",
+            hint="wait until the lock ends",
+        )
+
+
+def _forget_upload(unit: Unit, draft: Draft) -> None:
+    if attempt_at(unit, draft.name, draft.copy) is not None:
+        unit.ask(
+            "removing what was uploaded",
+            lambda pool: pool.abandon(draft.name, draft.copy),
+            patient=True,
+        )
+    unit.drafts.drop(draft.name, draft.copy)
 
 
 def set_retention(

@@ -16,7 +16,7 @@ from catalog.errors import (
 )
 from connector.logs import Step
 from connector.pool import names
-from connector.pool.attempts import AttemptState
+from connector.pool.attempts import AttemptRow, Attempts, AttemptState
 from connector.pool.commit import finish_commit
 from connector.pool.pool import Pool
 from connector.serve.drafts import RESUMABLE, Definition, Draft, DraftState
@@ -346,7 +346,8 @@ def _settled_draft(
             retry_after_s=1.0,
             hint="ask again",
         )
-    if unit.opened is not None:
+    attempt = attempt_at(unit, draft.name, draft.copy)
+    if attempt is not None and attempt.state is AttemptState.COMMITTING:
         with unit.in_use.alone(draft.name, draft.copy):
             wait.until_done(
                 "settling",
@@ -359,6 +360,11 @@ def _settled_draft(
     return unit.drafts.find(draft.name, draft.copy)
 
 
+def attempt_at(unit: Unit, name: str, copy: int) -> AttemptRow | None:
+    """What the journal knows of an attempt in the pool; asks nothing of the store."""
+    return Attempts(unit.journal).find(name, copy)
+
+
 def settle_commit(unit: Unit, pool: Pool, name: str, copy: int) -> bool:
     """Finish a commit that was interrupted; whether there was one. The caller has the image to
     itself, because a commit must not run twice at once."""
@@ -366,6 +372,7 @@ def settle_commit(unit: Unit, pool: Pool, name: str, copy: int) -> bool:
     if attempt is None or attempt.state is not AttemptState.COMMITTING:
         return False
     manifest = finish_commit(pool.context, attempt, unit.on_commit)
+    unit.spool.clear(name, copy)
     unit.space.changed(name, copy)
     unit.count("completed")
     unit.told(Step.COMPLETED, name, copy, manifest.token, why="an interrupted commit was finished")

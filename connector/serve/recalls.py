@@ -54,10 +54,12 @@ def may_be_archived(unit: Unit, manifest: Manifest) -> bool:
     )
 
 
-def check_readable(unit: Unit, manifest: Manifest) -> None:
+def check_readable(unit: Unit, manifest: Manifest, *, may_ask: bool) -> None:
     """Refuse an image of which something is archived, with an offer.
 
-    Where the pool recalls by itself, within its budgets, it is asked for instead of offered.
+    Where the pool recalls by itself, within its budgets, it is asked for instead of offered, if
+    may_ask: only opening is somebody who wants the bytes; a round of verifications or copies
+    through a whole archive must not become a bill.
 
     Raises:
         ImageArchived: with the ticket.
@@ -69,7 +71,7 @@ def check_readable(unit: Unit, manifest: Manifest) -> None:
     if offer.done == offer.total:
         return
     policy = unit.settings.recall
-    if policy.automatic and not offer.asked:
+    if may_ask and policy.automatic and not offer.asked:
         try:
             offer = unit.ask(
                 "recalling", lambda pool: pool.prepare(wanted, max_cost=policy.max_cost)

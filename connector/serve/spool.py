@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catalog.errors import ConfigError, ImageNotFound, JournalFull, NoSpace, PoolError
+from catalog.errors import ConfigError, ImageDamaged, ImageNotFound, JournalFull, NoSpace
 from catalog.model import NANOSECONDS
 from connector.pool import names
 from connector.serve import drafts
@@ -140,6 +140,7 @@ class Spool:
             raise ConfigError(
                 f"pool {self._unit.name} has no spool", hint="set spool.folder and spool.limit"
             )
+        self.clear(draft.name, draft.copy)
         id = secrets.token_hex(8)
         path = self._folder / f"{id}.image"
         row = SpoolRow(id=id, name=draft.name, copy=draft.copy, path=str(path), state="open")
@@ -259,7 +260,11 @@ class Spool:
     # --- rows ----------------------------------------------------------------------------
 
     def row(self, name: str, copy: int) -> SpoolRow | None:
-        """The file of an image, if there is one."""
+        """The file of an image, if there is one. One that is only to be removed is none."""
+        row = self._any_row(name, copy)
+        return None if row is None or row.state == "stored" else row
+
+    def _any_row(self, name: str, copy: int) -> SpoolRow | None:
         return next(iter(self._rows("name = ? AND copy = ?", (names.encode(name), copy))), None)
 
     def next_ready(self, after: set[str]) -> SpoolRow | None:
@@ -297,37 +302,47 @@ class Spool:
             ImageNotFound: it has just left for the store: open it again.
         """
         row = self.row(draft.name, draft.copy)
-        if row is None:
-            raise ImageNotFound(
-                f"image {draft.name!r} has just left the spool", hint="open it again"
-            )
-        return SpoolSource(row)
+        try:
+            if row is not None:
+                return SpoolSource(row)
+        except ImageDamaged:
+            if self.row(draft.name, draft.copy) is not None:
+                raise
+        raise ImageNotFound(f"image {draft.name!r} has just left the spool", hint="open it again")
 
     def verify(self, draft: Draft) -> tuple[str, ...]:
-        """Read a spooled image whole; what is wrong with it."""
+        """Read a spooled image whole; what is wrong with it.
+
+        Raises:
+            ImageNotFound: it has just left for the store.
+        """
         try:
             source = self.source(draft)
-        except PoolError as exc:
+        except ImageDamaged as exc:
             return (exc.message,)
         with contextlib.closing(source):
             return source.problems()
 
     def discard(self, draft: Draft) -> None:
         """Remove the file of an image that is given up, if there is one."""
-        row = self.row(draft.name, draft.copy)
+        row = self._any_row(draft.name, draft.copy)
         if row is not None:
             self.dispose(row)
 
-    def remove(self, draft: Draft, reason: str) -> None:
-        """Delete a spooled image that the store has not yet."""
-        log.info("pool %s: spooled image %r deleted: %s", self._unit.name, draft.name, reason)
-        row = self.row(draft.name, draft.copy)
-        with self._unit.journal.transaction(durable=True) as db:
-            drafts.drop(db, draft.name, draft.copy)
-            if row is not None:
-                mark(db, row.id, "stored")  # from here on it is only to be unlinked
-        if row is not None:
+    def clear(self, name: str, copy: int) -> None:
+        """Remove the file of an image that the store has, if it is still there."""
+        row = self._any_row(name, copy)
+        if row is not None and row.state == "stored":
             self.dispose(row)
+
+    def remove(self, draft: Draft, reason: str) -> None:
+        """Delete a spooled image. What an upload of it left in the store is still to be given up:
+        its draft says aborted until then, so that no later image of this name goes on with it."""
+        log.info("pool %s: spooled image %r deleted: %s", self._unit.name, draft.name, reason)
+        with self._unit.journal.transaction(durable=True) as db:
+            drafts.change(db, draft, DraftState.ABORTED, durable=0, now=self._unit.clock())
+            mark_stored(db, draft.name, draft.copy)  # from here on it is only to be unlinked
+        self.clear(draft.name, draft.copy)
 
     def dispose(self, row: SpoolRow) -> None:
         """Remove a file and then its row; safe to repeat."""
@@ -340,6 +355,14 @@ class Spool:
 def mark(db: sqlite3.Connection, id: str, state: str) -> None:
     """Give a row a state, within the caller's transaction."""
     db.execute("UPDATE spool_files SET state = ? WHERE id = ?", (state, id))
+
+
+def mark_stored(db: sqlite3.Connection, name: str, copy: int) -> None:
+    """The store has the image: its file may go. Within the caller's transaction."""
+    db.execute(
+        "UPDATE spool_files SET state = 'stored' WHERE name = ? AND copy = ?",
+        (names.encode(name), copy),
+    )
 
 
 def _row(row: tuple[Any, ...]) -> SpoolRow:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sqlite3
 import threading
 import time
 
@@ -17,6 +16,7 @@ from catalog.errors import (
     ImageBusy,
     ImageDamaged,
     ImageExists,
+    PoolDown,
     PoolError,
     StoreUnusable,
     TransientStoreError,
@@ -71,51 +71,62 @@ class Uploader:
         while not self._stop.is_set():
             if not unit.wait_up(LOOK_S):
                 continue
-            now = time.monotonic()
-            self._not_before = {id: at for id, at in self._not_before.items() if at > now}
-            row = unit.spool.next_ready(set(self._not_before))
+            try:
+                row = self._next()
+            except PoolError as exc:  # the journal's disk; nothing else tells what waits
+                log.error("pool %s: the spool cannot be looked at: %s", unit.name, exc)
+                self._stop.wait(LOOK_S)
+                continue
             if row is None:
                 unit.spool.work.wait(BUSY_S if self._not_before else LOOK_S)
                 unit.spool.work.clear()
                 continue
             try:
-                self._try(row)
+                if not self._try(row):
+                    self._stop.wait(LOOK_S)  # holding nothing: the image may be read or deleted
             except Exception:  # a bug must not end the thread that empties the spool
                 log.exception("pool %s: uploading %r failed", unit.name, row.name)
                 self._rest(row, self._rest_s)
+
+    def _next(self) -> SpoolRow | None:
+        now = time.monotonic()
+        self._not_before = {id: at for id, at in self._not_before.items() if at > now}
+        return self._unit.spool.next_ready(set(self._not_before))
 
     def _rest(self, row: SpoolRow, wait_s: float) -> None:
         """Try other files first."""
         self._not_before[row.id] = time.monotonic() + wait_s
 
-    def _try(self, row: SpoolRow) -> None:
+    def _try(self, row: SpoolRow) -> bool:
+        """Upload one file; False: the store is away, and the next try should wait."""
         unit = self._unit
         try:
             use = unit.in_use.work(row.name, row.copy, "read", wait_s=LOOK_S)
         except ImageBusy:  # its writer is about to let go, or somebody deletes it
             self._rest(row, BUSY_S)
-            return
+            return True
         if use is None:
-            return
+            return True
         try:
             draft = unit.drafts.find(row.name, row.copy)
             if draft is None or draft.state is not DraftState.SPOOLED:
                 log.error("%s is of no image that was acknowledged; it is left alone", row.path)
                 self._rest(row, self._rest_s)
-                return
+                return True
             self._upload(row, draft, unit.pool())
         except Stopped:
-            return
-        except (TransientStoreError, StoreUnusable) as exc:
+            return True
+        except (TransientStoreError, StoreUnusable, PoolDown) as exc:
             log.warning("pool %s: upload of %r waits: %s", unit.name, row.name, exc.message)
             unit.suspect()
-            self._stop.wait(LOOK_S)
+            return False
         except PoolError as exc:
             log.error("pool %s: upload of %r failed: %s", unit.name, row.name, exc)
             unit.told(Step.FAILED, row.name, row.copy, row.id, why=exc.message)
             self._rest(row, self._rest_s)
         finally:
             unit.in_use.let_go(use)
+        return True
 
     def _upload(self, row: SpoolRow, draft: Draft, pool: Pool) -> None:
         unit = self._unit
@@ -126,7 +137,7 @@ class Uploader:
                     row.name,
                     row.copy,
                     storage_class=unit.storage_class(draft),
-                    on_commit=self._on_commit(row),
+                    on_commit=unit.on_commit,
                 )
                 manifest = self._send(writer, source, row, draft)
             except ImageExists:
@@ -168,9 +179,6 @@ class Uploader:
             writer.release()
             raise
 
-    def _on_commit(self, row: SpoolRow) -> OnRow:
-        return OnRow(self._unit, row)
-
     def _stored(self, row: SpoolRow, manifest: Manifest) -> None:
         unit = self._unit
         unit.space.changed(row.name, row.copy)
@@ -197,7 +205,7 @@ class Uploader:
         now = self._unit.drafts.find(row.name, row.copy)
         if now is not None and now.state is DraftState.SPOOLED:
             with self._unit.journal.transaction(durable=True) as db:
-                OnRow(self._unit, row)(db, there)
+                self._unit.on_commit(db, there)
         self._stored(row, there)
 
     def _refuse(self, row: SpoolRow, draft: Draft, exc: PoolError, pool: Pool | None) -> None:
@@ -212,16 +220,3 @@ class Uploader:
         unit.woken()
         unit.count("failed")
         unit.told(Step.FAILED, row.name, row.copy, row.id, why=exc.message)
-
-
-class OnRow:
-    """In the transaction of the commit: what every commit does, and that the file may go."""
-
-    def __init__(self, unit: Unit, row: SpoolRow) -> None:
-        self._unit = unit
-        self._row = row
-
-    def __call__(self, db: sqlite3.Connection, manifest: Manifest) -> None:
-        """See ``OnCommit``."""
-        self._unit.on_commit(db, manifest)
-        mark(db, self._row.id, "stored")

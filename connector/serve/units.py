@@ -36,7 +36,7 @@ from connector.serve.failures import PoolAway
 from connector.serve.inuse import InUse
 from connector.serve.space import Space
 from connector.serve.spool import SCHEMA as SPOOL_SCHEMA
-from connector.serve.spool import Spool
+from connector.serve.spool import Spool, mark_stored
 from connector.settings import Ack, PoolSettings
 from connector.store.interface import ObjectStore
 
@@ -278,14 +278,18 @@ class Unit:
     # --- what happens to images ----------------------------------------------------------
 
     def on_commit(self, db: sqlite3.Connection, manifest: Manifest) -> None:
-        """In the transaction of every commit: index, draft, event."""
+        """In the transaction of every commit: index, draft, spooled file, event."""
         self.index.on_commit(db, manifest)
         size = manifest.size or 0
         draft = drafts.find(db, manifest.name, manifest.copy)
         kind = EventKind.COMPLETE
-        if draft is not None:
-            if draft.state is DraftState.SPOOLED:
+        if draft is not None and draft.state in (DraftState.SPOOLED, DraftState.REFUSED):
+            if (draft.durable, draft.sha256) == (size, manifest.sha256):
                 kind = EventKind.STORED
+                mark_stored(db, manifest.name, manifest.copy)
+            else:  # another image took the name: what was acknowledged here stays on the books
+                draft = None
+        if draft is not None:
             drafts.change(
                 db,
                 draft,
