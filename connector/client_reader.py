@@ -97,8 +97,13 @@ class Reader:
         Raises:
             ImageDamaged, PoolError: as ``read``.
         """
-        buffer = memoryview(bytearray(min(BUFFER, max(1, self.size - self._position))))
-        while (left := self.size - self._position) > 0:
+        return self.pieces()
+
+    def pieces(self, length: int | None = None) -> Iterator[memoryview]:
+        """Like an iteration, but of length bytes; of fewer only at the end of the image."""
+        end = self.size if length is None else min(self.size, self._position + length)
+        buffer = memoryview(bytearray(min(BUFFER, max(1, end - self._position))))
+        while (left := end - self._position) > 0:
             begin = self._position
             asked = min(left, RANGE)
             call = ReadRange(handle=self._handle, offset=begin, length=asked)

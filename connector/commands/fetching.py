@@ -19,7 +19,7 @@ from pathlib import Path
 
 from catalog.errors import ConfigError, ImageDamaged, PoolError
 from connector.client import Client, ConnectionLost, Reader, failure_in
-from connector.commands.streams import PIECE, passable, target_exists, write_all
+from connector.commands.streams import PIECE, enlarge, passable, target_exists, write_all
 from connector.wire.messages import Name
 
 log = logging.getLogger(__name__)
@@ -146,12 +146,13 @@ def _move(
         if came != length:
             raise ImageDamaged(f"the daemon gave {came} bytes of {length} and no reason")
         return
-    buffer = memoryview(bytearray(min(PIECE, max(1, length))))
+    enlarge(descriptor)
     begin = reader.tell()
-    while (left := begin + length - reader.tell()) > 0:
-        size = reader.readinto(buffer[: min(left, len(buffer))])
-        write_all(descriptor, buffer[:size])
+    for piece in reader.pieces(length):
+        write_all(descriptor, piece)
         progress(reader.tell())
+    if reader.tell() - begin != length:
+        raise ImageDamaged(f"the daemon gave {reader.tell() - begin} bytes of {length}")
 
 
 def _reader_is_gone(descriptor: int) -> bool:

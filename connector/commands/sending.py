@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import secrets
 import socket
 import time
@@ -28,7 +27,8 @@ from catalog.errors import (
 )
 from connector.client import Client, ConnectionLost, Writer, failure_in
 from connector.commands.options import NoDaemon
-from connector.commands.streams import PIECE, Given
+from connector.commands.pumping import pump
+from connector.commands.streams import Given
 from connector.wire.messages import Closed, Keep, Name, Source
 
 log = logging.getLogger(__name__)
@@ -226,11 +226,7 @@ def feed(
             progress(writer.offset)
         progress(writer.offset)
         return writer.offset
-    at, buffer = writer.offset, memoryview(bytearray(PIECE))
-    while size := os.readv(given.descriptor, [buffer]):
-        at += writer.write(buffer[:size])  # which may gather what is small
-        progress(at)
-    return at
+    return pump(given.descriptor, writer, progress)
 
 
 def _token(order: Order, given: Given) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import os
 import stat
@@ -14,6 +16,7 @@ from connector.commands.producing import Producer
 
 PIECE = 4 << 20
 """Bytes that are read from a file at a time."""
+PIPE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +114,13 @@ def _identity(descriptor: int, base: int) -> str:
     about = os.fstat(descriptor)
     facts = (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns, base)
     return " ".join(str(fact) for fact in facts)
+
+
+def enlarge(descriptor: int) -> None:
+    """Give a pipe as much room as any user may have (pipe(7)); what is no pipe stays as it is."""
+    with contextlib.suppress(OSError):  # also: too many pages of pipes for this user already
+        if fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ) < PIPE_BYTES:
+            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def write_all(descriptor: int, data: memoryview) -> None:

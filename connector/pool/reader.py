@@ -81,6 +81,7 @@ class ImageReader:
             ImageArchived: a fragment must be recalled first; nothing was asked for.
             ImageDamaged: bytes do not match their checksum, or an object is not there.
         """
+        self._spare_last()
         end = self._size() if size is None else min(offset + size, self._size())
         window: deque[tuple[PartSpan, mmap, Future[None]]] = deque()
         spans = self._spans(offset, end) if tap is None else self._all_spans()
@@ -161,9 +162,7 @@ class ImageReader:
 
     def _part(self, span: PartSpan) -> HeldPart:
         if self._last is None or self._last.span != span:
-            if self._last is not None:
-                self._spare.append(self._last.buffer)
-                self._last = None
+            self._spare_last()
             buffer = self._take(span.stored)
             self._fetch(span, buffer)
             frames: list[tuple[int, int]] = []
@@ -172,6 +171,12 @@ class ImageReader:
                     frames = self._split(self._coder, span, whole)
             self._last = HeldPart(span, buffer, frames)
         return self._last
+
+    def _spare_last(self) -> None:
+        """Let the part that ``read`` kept be used again."""
+        if self._last is not None:
+            self._spare.append(self._last.buffer)
+            self._last = None
 
     def _take(self, size: int) -> mmap:
         while self._spare:

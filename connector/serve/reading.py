@@ -166,11 +166,12 @@ class Reading:
         self._run_end = offset + size
         if self._flow is not None and self._flow.at != offset:
             self._end_flow()
-        if self._flow is None and size >= 2 * self._source.step:
+        step = self._source.step
+        if self._flow is None and offset - self._run_start >= step:
+            self._flow = _Flow(self._source, offset)
+        if self._flow is None and size >= 2 * step:
             yield from self._source.stream(offset, size)
             return
-        if self._flow is None and offset - self._run_start >= self._source.step:
-            self._flow = _Flow(self._source, offset)
         if self._flow is None:
             yield memoryview(self._source.read(offset, size))
             return
