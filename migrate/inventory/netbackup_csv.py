@@ -14,6 +14,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import NamedTuple
 
+from catalog.model import NANOSECONDS
 from migrate.inventory import netbackup
 from migrate.inventory.csv_header import HEADER_WITHIN, Header, find_header
 from migrate.inventory.csv_records import CsvRecords
@@ -69,6 +70,10 @@ _FLAGS = {"": False, "0": False, "1": True, "N": False, "Y": True, "No": False, 
 
 _USUAL = 10**15
 """Numbers below are neither damaged nor beyond what a catalogue may claim."""
+
+_EPOCH_DIGITS = 10
+_LAST_PLAIN = 2_147_483_647
+"""Expiries from here on may mean never."""
 
 _TAPE = Storage.TAPE.value
 _new = tuple.__new__
@@ -138,7 +143,8 @@ class _Table:
         self._shared_of: dict[tuple[str, ...], _Shared] = {}
         self._media_dates: dict[str, int | None] = {}
         self._tapes: set[tuple[str, ...]] = set()
-        self._storages: dict[tuple[str, str], str] = {}
+        self._clients: dict[str, str | None] = {}  # as cells, and as they are taken
+        self._copies: dict[tuple[str, ...], tuple[int, str, bool]] = {}
         self._column = {  # an absent column is one behind the last: every row gets "" there
             field: header.columns.get(field, header.width) for field in _ALL_FIELDS
         }
@@ -170,7 +176,7 @@ class _Table:
                 tape, own, shared = tape_cells(cells), own_cells(cells), shared_cells(cells)
                 if image is None or own != last_own or shared != last_shared:
                     image = copy = None
-                    image = self._image(own, shared, cells)
+                    image = self._quick_image(own, shared) or self._image(own, shared, cells)
                     last_own, last_shared = own, shared
                 if tape not in tapes:
                     yield from self._new_tape(tape, image)
@@ -313,16 +319,13 @@ class _Table:
         self, own: tuple[str, ...], shared_cells: tuple[str, ...], cells: list[str]
     ) -> ImageRow:
         image_id, client, backup_time, expires, image_kib, image_size, file_count = own
-        shared = self._shared_of.get(shared_cells)
-        parts = netbackup.split_backup_id(image_id)
-        if parts is None or shared is None or not shared.is_ours or image_id[0].isspace():
-            self._check_image_id(image_id, cells)
-            shared = self._shared(shared_cells)
-            image_id = image_id.strip()
-            parts = netbackup.split_backup_id(image_id) if shared.is_ours else None
-            if shared.is_ours and parts is None:  # a footer, a cut id, another product
-                lost = sum(map(bool, cells)) > _FOOTER_CELLS
-                raise _Skip("not a backup id", image_id[:80], lost=lost)
+        self._check_image_id(image_id, cells)
+        shared = self._shared(shared_cells)
+        image_id = image_id.strip()
+        parts = netbackup.split_backup_id(image_id) if shared.is_ours else None
+        if shared.is_ours and parts is None:  # a footer, a cut id, another product
+            lost = sum(map(bool, cells)) > _FOOTER_CELLS
+            raise _Skip("not a backup id", image_id[:80], lost=lost)
         size = kib(self._number(image_kib, "image KB")) if image_kib else None
         if size is None:
             size = self._number(image_size, "image size")
@@ -348,26 +351,85 @@ class _Table:
             shared.primary_copy,
             False,
         )
+        if len(self._clients) >= _CACHE_SIZE:
+            self._clients.clear()
+        self._clients[client] = fields[2]
+        return _new(ImageRow, fields)
+
+    def _quick_image(self, own: tuple[str, ...], shared_cells: tuple[str, ...]) -> ImageRow | None:
+        """As ``_image`` for the cells that nearly every row has; None when one is not so."""
+        image_id, client, backup_time, expires, image_kib, image_size, file_count = own
+        shared, name = self._shared_of.get(shared_cells), self._clients.get(client)
+        _, _, digits = image_id.rpartition("_")
+        if shared is None or not name or not client or not shared.is_ours or image_id[0].isspace():
+            return None
+        if len(digits) != _EPOCH_DIGITS or not digits.isdecimal() or image_id == digits:
+            return None
+        epoch = int(digits)
+        times, utc = self._times, self._utc
+        if backup_time and not times.is_start(backup_time, utc["backup_time"], epoch):
+            return None
+        ends = times.known(expires, utc["expires"])
+        if ends is None or not 0 < ends < _LAST_PLAIN > epoch:
+            return None
+        try:
+            size = int(image_kib) * KIB if image_kib else int(image_size) if image_size else None
+            files = int(file_count) if file_count else None
+        except ValueError:
+            return None
+        if not 0 <= (size or 0) < _USUAL > (files or 0) >= 0:
+            return None
+        fields = (
+            image_id,
+            netbackup.PRODUCT,
+            name,
+            shared.policy,
+            shared.schedule,
+            shared.schedule_type,
+            epoch * NANOSECONDS,
+            None if self._expiry_is_copys else ends * NANOSECONDS,
+            shared.retention_level,
+            size,
+            files,
+            shared.compressed,
+            shared.encrypted,
+            shared.hold,
+            False,
+            shared.copies,
+            shared.fragments,
+            shared.primary_copy,
+            False,
+        )
         return _new(ImageRow, fields)
 
     def _copy(
         self, cells: tuple[str, ...], media_id: str, image_expires: str, image: ImageRow
     ) -> CopyRow:
         number, expires, hold, storage = cells
-        same = expires == image_expires and not self._expiry_is_copys
-        kind = self._storages.get((media_id, storage))
-        if kind is None:
-            if len(self._storages) >= _CACHE_SIZE:
-                self._storages.clear()
-            kind = netbackup.storage_of(media_id, storage).value
-            self._storages[media_id, storage] = kind
-        fields = (
+        key = number, hold, storage, media_id
+        known = self._copies.get(key)
+        if known is None:
+            known = self._read_copy(key)
+        copy_number, kind, on_hold = known
+        if expires == image_expires and not self._expiry_is_copys:
+            ends = image.expires
+        else:
+            ends = self._expiry(expires, "copy_expires")
+        return _new(CopyRow, (copy_number, kind, ends, on_hold))
+
+    def _read_copy(self, key: tuple[str, ...]) -> tuple[int, str, bool]:
+        number, hold, storage, media_id = key
+        warned = self._warned
+        known = (
             self._placed(number, "copy number"),
-            kind,
-            image.expires if same else self._expiry(expires, "copy_expires"),
+            netbackup.storage_of(media_id, storage).value,
             bool(hold) and bool(self._yes(hold, "copy on hold")),
         )
-        return _new(CopyRow, fields)
+        if warned == self._warned:  # what is bad is to be found again in every row
+            if len(self._copies) >= _CACHE_SIZE:
+                self._copies.clear()
+            self._copies[key] = known
+        return known
 
     def _placed(self, text: str, what: str) -> int:
         """A number that says where a row belongs: 1 when there is none, else it must be right."""

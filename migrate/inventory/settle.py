@@ -44,13 +44,14 @@ def settle(db: sqlite3.Connection, report: ImportReport) -> None:
     _images(db, report)
     _copies(db, report)
     _fragments(db, report)
-    db.execute(
-        "INSERT OR IGNORE INTO media SELECT DISTINCT f.media_id, NULL, NULL, NULL, NULL, 0, NULL,"
-        " 0, 0, 0, NULL FROM fragment_own f JOIN copy c USING (image_no, copy_number)"
-        " WHERE c.storage IS NOT 'disk'"
-    )
     db.execute("UPDATE image_kind SET product = ? WHERE product IS NULL", (netbackup.PRODUCT,))
     db.execute(FRAGMENT_INDEX)
+    db.execute(  # by the index: a tape is known by the first fragment that is not on disk
+        "INSERT OR IGNORE INTO media SELECT media_id, NULL, NULL, NULL, NULL, 0, NULL, 0, 0, 0,"
+        " NULL FROM (SELECT DISTINCT media_id FROM fragment_own) d WHERE EXISTS ("
+        "SELECT 1 FROM fragment_own f JOIN copy c USING (image_no, copy_number)"
+        " WHERE f.media_id = d.media_id AND c.storage IS NOT 'disk')"
+    )
 
 
 def _images(db: sqlite3.Connection, report: ImportReport) -> None:

@@ -37,6 +37,7 @@ _PARTS = re.compile(
     r"(\d{1,2})[./-](\d{1,2})[./-](\d{4})"
     r"(?:[ ,T]+(\d{1,2}):(\d\d)(?::(\d\d)(?:\.\d+)?)?(?: ?([AaPp])\.?[Mm]\.?)?)?"
 )
+_CLOCK = re.compile(r" (?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]")
 _EPOCH_BEHIND = re.compile(r"\((\d{1,11})\)$")
 _ZONE_WORD = re.compile(r" ?(?:UTC|GMT|Z)$")
 
@@ -161,8 +162,16 @@ class _Walls:
             at = text.find(" ")
         else:
             return None
-        day, clock = days.get(text[:at]), clocks.get(text[at:])
-        return None if day is None or clock is None else day + clock
+        day = days.get(text[:at])
+        if day is None:
+            return None
+        rest = text[at:]
+        clock = clocks.get(rest)
+        if clock is None:
+            if _CLOCK.fullmatch(rest) is None:
+                return None
+            clock = clocks[rest] = int(rest[1:3]) * 3600 + int(rest[4:6]) * 60 + int(rest[7:])
+        return day + clock
 
     def learn(self, text: str, wall: Wall, order: Order) -> None:
         """Remember the parts of a local time that was read."""
@@ -217,11 +226,19 @@ class TimeReader:
         self._derived_is_told = False
         self._walls = _Walls()
 
-    def _met(self, text: str, utc: bool, offset_s: int | None) -> int | None:
+    def known(self, text: str, utc: bool) -> int | None:
         """Epoch seconds of a time made of parts that were read before, or plain epoch seconds.
 
-        offset_s is what local times are ahead of UTC, where no zone is stated.
+        None for other texts, and for a local time before a finding said how it is read.
         """
+        return self._met(text, utc, self._offset_s if self._derived_is_told else None)
+
+    def is_start(self, text: str, utc: bool, epoch: int) -> bool:
+        """Whether a text is made of known parts and means this epoch, so that it needs no look."""
+        return self._met(text, utc, self._offset_s) == epoch
+
+    def _met(self, text: str, utc: bool, offset_s: int | None) -> int | None:
+        """See ``known``; offset_s is what local times are ahead of UTC without a stated zone."""
         seconds = self._walls.seconds(text, self._order is not None)
         if seconds is None:
             plain = len(text) <= _EPOCH_DIGITS and text.isascii() and text.isdecimal()
@@ -239,7 +256,7 @@ class TimeReader:
             ValueError: the text is not a time, and there is no epoch.
             InventoryError: a local time, and no zone is known.
         """
-        if epoch is not None and self._met(text, utc, self._offset_s) == epoch:
+        if epoch is not None and self.is_start(text, utc, epoch):
             return netbackup.instant(epoch)
         text = text.strip()
         if text.lower() in NOTHING:
@@ -276,7 +293,7 @@ class TimeReader:
             ValueError: the text is not a time.
             InventoryError: a local time, and no zone is known.
         """
-        seconds = self._met(text, utc, self._offset_s if self._derived_is_told else None)
+        seconds = self.known(text, utc)
         if seconds is not None:
             return netbackup.expiry(seconds)
         text = text.strip()
