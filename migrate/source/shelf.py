@@ -1,26 +1,23 @@
 """A shelf: a folder in which each entry is one cartridge, named by its barcode.
 
-What kind of cartridge an entry is, its suffix says (``SUFFIXES``); a folder is a folder of tape
-files. Files with other suffixes (catalogue exports, digests, raw dumps) are no cartridges.
+A file is a cartridge when its suffix is that of a container (``containers.SUFFIXES``), or when its
+first bytes follow a container's framing; a folder is a folder of tape files. Other files (catalogue
+exports, digests, raw dumps) are no cartridges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from catalog.errors import ConfigError
 from migrate.errors import TapeError, TapeMissing
+from migrate.source.containers import SUFFIXES, identify, open_container
 from migrate.source.folder import FolderTape
 from migrate.source.interface import TapeSource
-from migrate.source.simh import SimhTape
 
 Opener = Callable[[Path, str], TapeSource]
-
-SUFFIXES: Mapping[str, Opener] = {  # in lower case
-    ".tap": SimhTape,
-}
 
 NAMES_SHOWN = 8
 
@@ -117,8 +114,8 @@ class Shelf:
     def _place(self, entry: Path) -> None:
         if entry.is_dir():
             cartridge = Cartridge(entry.name, entry, FolderTape)
-        elif entry.suffix.lower() in SUFFIXES and entry.is_file():
-            cartridge = Cartridge(entry.stem, entry, SUFFIXES[entry.suffix.lower()])
+        elif entry.is_file() and (entry.suffix.lower() in SUFFIXES or identify(entry)):
+            cartridge = Cartridge(entry.stem, entry, open_container)
         else:
             self._ignored.append(entry.name)
             return

@@ -53,6 +53,8 @@ class FileWindow:
 
     def load(self, offset: int, count: int) -> int:
         """Hold count bytes from offset, as far as the file goes; where in ``held`` they begin."""
+        if self._closed:
+            raise TapeError(f"{self._path} was closed")
         begin = offset - self._held_at
         if begin < 0 or begin + count > len(self._held):
             self._held = self._pread(max(count, self.reach), offset)
@@ -72,8 +74,6 @@ class FileWindow:
         self._raw.close()
 
     def _pread(self, count: int, offset: int) -> bytes:
-        if self._closed:
-            raise TapeError(f"{self._path} was closed")
         count = max(0, min(count, self.size - offset))
         try:
             return os.pread(self._raw.fileno(), count, offset)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +60,32 @@ def tap(items: Iterable[Item], *, padded: bool = True) -> bytes:
         data = item.data if isinstance(item, Bad) else item
         length = word(len(data) | (0x80000000 if isinstance(item, Bad) else 0))
         out += length + data + (b"\0" if padded and len(data) % 2 else b"") + length
+    return bytes(out)
+
+
+def aws_header(length: int, before: int, flags: int, more_flags: int = 0) -> bytes:
+    return struct.pack("<HHBB", length, before, flags, more_flags)
+
+
+def aws(layout: Layout, *, piece: int = 65535, method: int = 0) -> bytes:
+    """The bytes of an AWSTAPE or HET file; a record above piece bytes becomes a chain.
+
+    method: 0 none, 1 zlib, 2 bzip2; as Hercules does, a record that it does not make smaller is
+    stored as it is.
+    """
+    out, before = bytearray(), 0
+    for records in layout:
+        for record in records:
+            packed = {0: bytes, 1: zlib.compress, 2: bz2.compress}[method](record)
+            smaller = len(packed) < len(record)
+            data = packed if smaller else record
+            for at in range(0, len(data), piece):
+                part = data[at : at + piece]
+                flags = (0x80 if at == 0 else 0) | (0x20 if at + piece >= len(data) else 0)
+                out += aws_header(len(part), before, flags | (method if smaller else 0)) + part
+                before = len(part)
+        out += aws_header(0, before, 0x40)
+        before = 0
     return bytes(out)
 
 

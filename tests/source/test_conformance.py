@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from migrate.source.awstape import AwsTape
 from migrate.source.folder import FolderTape
 from migrate.source.simh import SimhTape
 from tests.conformance.source import Layout, Make, SourceConformance
-from tests.source.tapes import END, GAP, MemoryTape, items_of, tap, write
+from tests.source.tapes import END, GAP, MemoryTape, aws, items_of, tap, write
 
 
 class TestMemoryTape(SourceConformance):
@@ -29,6 +30,18 @@ class TestSimhTape(SourceConformance):
                 items.append(END)
             data = tap(items, padded=request.param != "unpadded")
             return SimhTape(write(tmp_path / "TAP001.tap", data), "TAP001")
+
+        return make
+
+
+class TestAwsTape(SourceConformance):
+    @pytest.fixture(params=[(65535, 0), (7, 0), (65535, 1), (9, 1), (65535, 2)], ids=str)
+    def make(self, request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+        piece, method = request.param
+
+        def make(layout: Layout) -> AwsTape:
+            data = aws(layout, piece=piece, method=method)
+            return AwsTape(write(tmp_path / "AWS001.aws", data), "AWS001")
 
         return make
 

@@ -8,10 +8,11 @@ import pytest
 
 from catalog.errors import ConfigError
 from migrate.errors import TapeError, TapeMissing
+from migrate.source.awstape import AwsTape
 from migrate.source.folder import FolderTape
 from migrate.source.shelf import Shelf
 from migrate.source.simh import SimhTape
-from tests.source.tapes import FIXTURES, write
+from tests.source.tapes import FIXTURES, aws, items_of, tap, write
 
 
 @pytest.fixture
@@ -35,6 +36,35 @@ def test_mounting_opens_what_the_entry_is(directory: Path) -> None:
         assert isinstance(tape, kind)
         assert tape.barcode == barcode
         tape.close()
+
+
+def test_a_cartridge_is_found_by_its_content_whatever_its_name_says(tmp_path: Path) -> None:
+    layout = [[b"label"], [b"data" * 9]]
+    for name, data, kind in (
+        ("A00001.tap", aws(layout), AwsTape),
+        ("A00002.aws", tap(items_of(layout)), SimhTape),
+        ("A00003", aws(layout, method=1), AwsTape),
+        ("A00004.img", tap(items_of(layout)), SimhTape),
+        ("A00005.het", b"", AwsTape),
+    ):
+        write(tmp_path / name, data)
+        tape = Shelf(tmp_path).mount(Path(name).stem)
+        assert type(tape) is kind
+        tape.close()
+    write(tmp_path / "notes.txt", b"the tapes of the cellar\n" * 100)
+    write(tmp_path / "hole.img", bytes(100_000))
+    shelf = Shelf(tmp_path)
+    assert shelf.ignored == ("hole.img", "notes.txt")
+    assert len(shelf.cartridges()) == 5
+
+
+def test_a_damaged_file_is_what_its_suffix_says(tmp_path: Path) -> None:
+    data = bytearray(aws([[b"label" * 10], [b"data"]]))
+    data[0] ^= 1
+    write(tmp_path / "A00001.aws", bytes(data))
+    tape = Shelf(tmp_path).mount("A00001")
+    assert isinstance(tape, AwsTape)
+    tape.close()
 
 
 def test_a_missing_cartridge_names_the_shelf_and_what_is_there(directory: Path) -> None:
