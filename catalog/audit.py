@@ -149,44 +149,39 @@ class _Anchors:
     """What vouches for files: the checkpoints, read as the walk comes to them, and a noted head."""
 
     def __init__(self, place: LedgerFiles, trusted: Collection[str], expect: Head | None) -> None:
-        self._place = place
-        self._trusted = trusted
-        self._chain: Iterator[Checkpoint] | None = None
+        from catalog.checkpoint import walk
+
+        self._chain = walk(place, trusted)  # lists them now, before anybody lists the files
         self._current: Checkpoint | None = None
         self.expect = expect
         self.count = 0
         self.first_key: str | None = None
 
-    def digest(self, number: int) -> tuple[str, str] | None:
-        """What file ``number`` must hash to, and who says so; None when nobody does.
+    def vouched(self, number: int) -> dict[str, str]:
+        """Who vouches for file ``number``, and the SHA-256 that each has for it.
 
         To be asked for every number in order. Raises BadCheckpoint.
         """
         while self._current is None or self._current.last < number:
             if not self._advance():
                 break
+        found: dict[str, str] = {}
         current = self._current
         if current is not None and current.statement.first <= number <= current.last:
-            return current.files[number - current.statement.first], f"checkpoint {current.name}"
+            found[f"checkpoint {current.name}"] = current.files[number - current.statement.first]
         if self.expect is not None and self.expect.sequence == number:
-            return self.expect.sha256, "the noted head"
-        return None
+            found["the noted head"] = self.expect.sha256
+        return found
 
     def vouches_beyond(self, count: int) -> str | None:
         """Who says that there are more than ``count`` files; None when nobody does."""
-        while self._advance():
-            pass
-        if self._current is not None and self._current.last >= count:
-            return f"checkpoint {self._current.name}"
-        if self.expect is not None and self.expect.sequence >= count:
+        for who in self.vouched(count):
+            return who
+        if self.expect is not None and self.expect.sequence > count:
             return "the noted head"
         return None
 
     def _advance(self) -> bool:
-        if self._chain is None:
-            from catalog.checkpoint import walk
-
-            self._chain = walk(self._place, self._trusted)
         following = next(self._chain, None)
         if following is None:
             return False
@@ -212,7 +207,7 @@ class _Walk:
     def step(self, name: str, read: Callable[[], bytes]) -> Bad | None:
         """Take the next file in order into the chain, or say what is bad, here or before."""
         expected = self.count
-        vouched = self.anchors.digest(expected)
+        vouched = self.anchors.vouched(expected)
         if sequence_of(name) != expected:
             return Bad(name_of(expected), f"is missing: the next file is {name}")
         try:
@@ -222,8 +217,9 @@ class _Walk:
         except CatalogError as exc:
             return Bad(name, f"cannot be read: {exc.message}")
         sha256 = hashlib.sha256(data).hexdigest()
-        if vouched is not None and vouched[0] != sha256:
-            return Bad(name, f"was altered: its SHA-256 is {sha256}, {vouched[1]} has {vouched[0]}")
+        for who, has in vouched.items():
+            if has != sha256:
+                return Bad(name, f"was altered: its SHA-256 is {sha256}, {who} has {has}")
         bad = self._check_link(name, data)
         if bad is not None:
             return bad
@@ -231,7 +227,7 @@ class _Walk:
         self.head = Head(expected, sha256)
         self.count += 1
         self.bytes += len(data)
-        if vouched is not None:
+        if vouched:
             self.anchored = expected
         return None
 

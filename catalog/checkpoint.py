@@ -158,14 +158,23 @@ def decode(data: bytes) -> Checkpoint:
 
 
 def walk(place: LedgerFiles, trusted: Collection[str] = ()) -> Iterator[Checkpoint]:
-    """Yield a ledger's checkpoints in order, each checked; holds one at a time.
+    """Yield a ledger's checkpoints in order, each checked; holds one at a time, and all names.
+
+    Those are meant that are there at the call: a ledger that is listed afterwards has every file
+    which they vouch for, also when its writers are at work.
 
     trusted: keys of which one must have signed the first checkpoint; there must be one then.
     Without, the first checkpoint is taken at its word. Raises BadCheckpoint for the first that is
     not sound, and the place's own errors.
     """
+    return _walk(place, list(place.names()), trusted)
+
+
+def _walk(
+    place: LedgerFiles, names: Sequence[str], trusted: Collection[str]
+) -> Iterator[Checkpoint]:
     before: Checkpoint | None = None
-    for name in place.names():
+    for name in names:
         expected = 0 if before is None else before.statement.number + 1
         number = number_of(name)
         if number is None:

@@ -5,21 +5,27 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from importlib.metadata import version
-from typing import Annotated, Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from catalog import console
-from catalog.audit import Verdict, verify
+from catalog.audit import Verdict, parse_expected, verify
 from catalog.console import DebugOption, ExitCode, JsonOption, VerboseOption
 from catalog.errors import ConfigError, ImageNotFound
 from catalog.files import FolderFiles, LedgerFiles, open_files, sequence_of
+from catalog.ledger import Ledger
 from catalog.query import Query
+
+if TYPE_CHECKING:
+    from catalog.keys import Signer
 
 NAME = "tapecatalog"
 
@@ -28,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="""Look into the ledger of everything that was moved off tape, and check it.
 
-    The ledger is a folder of Parquet files, locally or in S3; nothing here ever changes it.
+    The ledger is a folder of Parquet files, locally or in S3; nothing here ever changes them.
     Exit codes: 0 done, 2 wrong option, 3 the ledger is broken, 4 it cannot be read, 5 interrupted.
     """,
 )
@@ -291,21 +297,54 @@ def _csv_cell(value: Any) -> Any:
 # --- verify ---------------------------------------------------------------------------------
 
 
+CheckpointsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoints", metavar="URI", help="Where its checkpoints are, when not in the ledger."
+    ),
+]
+
+
 @app.command("verify")
 def verify_chain(
-    ledger: LedgerOption, endpoint_url: EndpointOption = None, as_json: JsonOption = False
+    ledger: LedgerOption,
+    expect: Annotated[
+        str | None,
+        typer.Option(metavar="DIGEST@NUMBER", help="A head that was noted before, as printed."),
+    ] = None,
+    key: Annotated[
+        list[Path] | None,
+        typer.Option(help="Public key that signed the first checkpoint; may be repeated."),
+    ] = None,
+    checkpoints: CheckpointsOption = None,
+    endpoint_url: EndpointOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Walk the chain of the ledger's files and name the first bad one; exits with 3 then.
 
-    Example: tapecatalog verify --ledger s3://backups/pool/ledger
+    Example: tapecatalog verify --ledger s3://backups/pool/ledger --key ledger-key.pub
     """
-    verdict = verify(open_ledger(ledger, endpoint_url))
+    noted = parse_expected(expect) if expect else None
+    verdict = verify(
+        open_ledger(ledger, endpoint_url),
+        checkpoints=open_files(checkpoints, endpoint_url) if checkpoints else None,
+        trusted=_public_keys(key or ()),
+        expect=noted,
+    )
     if as_json:
         console.print_json({"ok": verdict.ok, **asdict(verdict)})
     else:
         _print_verdict(verdict)
     if not verdict.ok:
         raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+def _public_keys(paths: Sequence[Path]) -> list[str]:
+    if not paths:
+        return []
+    from catalog.keys import read_public_key  # the cryptography library takes a while to load
+
+    return [read_public_key(path) for path in paths]
 
 
 def _print_verdict(verdict: Verdict) -> None:
@@ -319,7 +358,88 @@ def _print_verdict(verdict: Verdict) -> None:
         print(f"linked before the break: {sound}")
     if verdict.head is not None:
         print(f"head: {verdict.head.sequence} {verdict.head.sha256}")
-    print(f"note: {verdict.cannot_see}")
+        print(f"to note elsewhere: {verdict.head.sha256}@{verdict.head.sequence}")
+    if verdict.anchored is not None:
+        print(f"anchored: up to {verdict.anchored}, by {verdict.checkpoints} checkpoints")
+    if verdict.first_key is not None:
+        print(f"first key: {verdict.first_key}")
+    if verdict.cannot_see:
+        print(f"note: {verdict.cannot_see}")
+
+
+# --- anchor ---------------------------------------------------------------------------------
+
+
+@app.command()
+def anchor(
+    ledger: LedgerOption,
+    key_file: Annotated[
+        Path | None, typer.Option(help="Private Ed25519 key that signs; PEM, mode 0600.")
+    ] = None,
+    key_command: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="Program that signs its standard input, as a KMS client; needs --public-key.",
+        ),
+    ] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="Public key of --key-command, in PEM.")
+    ] = None,
+    next_key: Annotated[
+        list[Path] | None,
+        typer.Option(help="Public key that may sign from now on, instead; may be repeated."),
+    ] = None,
+    lock_days: Annotated[
+        int, typer.Option(min=0, max=36_500, help="Object Lock, COMPLIANCE, for so long; 0: none.")
+    ] = 0,
+    checkpoints: CheckpointsOption = None,
+    endpoint_url: EndpointOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign the ledger's head in a checkpoint, and print it, to be noted elsewhere.
+
+    Example: tapecatalog anchor --ledger s3://backups/pool --key-file key.pem --lock-days 3650
+    """
+    from catalog.anchor import Anchor, Anchoring
+
+    files = open_ledger(ledger, endpoint_url)
+    how = Anchoring(
+        signer=_signer(key_file, key_command, public_key),
+        place=open_files(checkpoints, endpoint_url) if checkpoints else None,
+        lock_days=lock_days,
+    )
+    head = Ledger(files).head()
+    writer = Anchor(files, how)
+    last = writer.write(head)
+    if next_key:
+        last = writer.hand_over(_public_keys(next_key))
+    told = {
+        "uri": files.uri,
+        "checkpoint": last.name if last else None,
+        "head": f"{head.sha256}@{head.sequence}" if head else None,
+    }
+    if as_json:
+        console.print_json(told)
+    else:
+        print(f"checkpoint: {told['checkpoint'] or 'none was needed'}")
+        print(f"to note elsewhere: {told['head'] or 'nothing, the ledger is empty'}")
+
+
+def _signer(key_file: Path | None, key_command: str | None, public_key: Path | None) -> Signer:
+    from catalog.keys import CommandKey, FileKey, read_public_key
+
+    if key_file is not None and key_command is None and public_key is None:
+        return FileKey(key_file)
+    if key_file is None and key_command is not None and public_key is not None:
+        try:
+            words = shlex.split(key_command)
+        except ValueError as exc:
+            raise ConfigError(f"--key-command: {exc}", hint="close its quotation marks") from exc
+        return CommandKey(words, read_public_key(public_key))
+    raise ConfigError(
+        "it is not clear what signs", hint="give --key-file, or --key-command and --public-key"
+    )
 
 
 # --- finding the ledger ---------------------------------------------------------------------
