@@ -17,6 +17,7 @@ from catalog.errors import (
     ImageBusy,
     ImageExists,
     ImageNotFound,
+    JournalError,
     PoolDown,
     PoolError,
     SamePlace,
@@ -194,22 +195,32 @@ class Copies:
     # --- in a thread ---------------------------------------------------------------------
 
     def _run(self, operation: str, request: Request) -> None:
+        """One try; a copy that must wait goes behind the others, so that those of a pool that is
+        away keep nobody else's from theirs."""
         try:
-            while not self._stop.is_set():
-                try:
-                    if self._try(operation, request):
-                        return
-                except CopyStopped:
-                    return
-                except (TransientStoreError, StoreUnusable, PoolDown) as exc:
-                    log.info("copy %s waits: %s", operation, exc.message)
-                except PoolError as exc:
-                    self._failed(operation, request, exc)
-                    return
-                self._stop.wait(PAUSE_S)
+            if self._stop.is_set() or self._ended(operation, request):
+                return
+        except Exception:
+            log.exception("copy %s is tried again", operation)
+        self._stop.wait(PAUSE_S)
+        with contextlib.suppress(RuntimeError):  # the daemon ends: the next start takes it up
+            self._threads.submit(self._run, operation, request)
+
+    def _ended(self, operation: str, request: Request) -> bool:
+        """Try; False when it must wait. Raises when not even its failure can be journaled."""
+        try:
+            return self._try(operation, request)
+        except CopyStopped:
+            return True
+        except (TransientStoreError, StoreUnusable, PoolDown, JournalError) as exc:
+            log.info("copy %s waits: %s", operation, exc.message)
+            return False
+        except PoolError as exc:
+            self._failed(operation, request, exc)
         except Exception:
             log.exception("copy %s", operation)
             self._failed(operation, request, PoolError("a fault of the daemon, see its log"))
+        return True
 
     def _try(self, operation: str, request: Request) -> bool:
         """Copy; False when it must wait."""

@@ -5,11 +5,17 @@ Where the bytes go is a ``Sink``: the pool here, or the spool next door.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, TypeVar
 
 from catalog.errors import (
     DigestMismatch,
+    ImageComplete,
     ImageDamaged,
     ImageExists,
     JournalError,
@@ -22,6 +28,7 @@ from catalog.errors import (
     TransientStoreError,
 )
 from connector.logs import Step
+from connector.pool.commit import finish_commit
 from connector.pool.digest import crc64, crc64_join
 from connector.pool.writer import ImageWriter
 from connector.serve import drafts
@@ -104,7 +111,29 @@ class PoolSink:
 
     def abort(self) -> None:
         """See Sink."""
-        self._unit.pool().abort(self._writer)
+        pool, name, copy = self._unit.pool(), self._draft.name, self._draft.copy
+        pool.abort(self._writer)
+        left = pool.context.attempts.find(name, copy)
+        if left is not None:  # its manifest is up
+            finish_commit(pool.context, left, self._unit.on_commit)
+            raise ImageComplete(f"image {name!r} copy {copy} is complete", hint="delete it")
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _in_turn(
+    method: Callable[Concatenate[Writing, P], R],
+) -> Callable[Concatenate[Writing, P], R]:
+    """One thread at a time: a daemon that ends lets go of images whose threads still work."""
+
+    @functools.wraps(method)
+    def taking_turns(self: Writing, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self.turn:
+            return method(self, *args, **kwargs)
+
+    return taking_turns
 
 
 @dataclass(slots=True)
@@ -130,6 +159,7 @@ class Writing:
         self._opened = self._touched = time.monotonic()
         self._began_at = self._offset = self._durable = sink.offset
         self._ended = False
+        self.turn = threading.RLock()
         unit.in_use.show(use, self)
         unit.space.pending(draft.name, draft.copy, sink.offset)
 
@@ -183,6 +213,7 @@ class Writing:
             hint="send on from the offset that was told, or repeat exactly the last write",
         )
 
+    @_in_turn
     def room(self) -> memoryview:
         """See WriteHandle."""
         self._check()
@@ -200,6 +231,7 @@ class Writing:
             whole.release()
         return view
 
+    @_in_turn
     def advance(self, size: int) -> None:
         """See WriteHandle."""
         self._check()
@@ -235,6 +267,7 @@ class Writing:
 
     # --- ends ----------------------------------------------------------------------------
 
+    @_in_turn
     def flush(self, *, checkpoint: bool) -> int:
         """Wait for what is on its way; the durable offset."""
         self._check()
@@ -250,6 +283,7 @@ class Writing:
             self._journal(DraftState.WRITING)
         return self._durable
 
+    @_in_turn
     def complete(self, size: int | None, sha256: str | None) -> Closed:
         """Complete the image; the handle is of no use after success.
 
@@ -292,6 +326,7 @@ class Writing:
             id=done.id,
         )
 
+    @_in_turn
     def suspend(self) -> Closed:
         """Make a checkpoint and let go; ``resume`` goes on there."""
         self._check()
@@ -313,8 +348,10 @@ class Writing:
             id=self.id,
         )
 
+    @_in_turn
     def abandon(self) -> None:
-        """The client has left: keep what can be kept, and let go. Never raises.
+        """The client has left: keep what can be kept, and let go. Raises for bugs only, and lets
+        go all the same.
 
         While the store answers the rest that fills no part is sent too; else it is lost, and the
         client goes on a little earlier.
@@ -322,19 +359,26 @@ class Writing:
         if self._ended:
             return
         try:
-            if self._failure is None and self.unit.up:
-                self._sink.suspend()
-                self._durable = self._offset
-        except PoolError as exc:
-            self._failure = exc
-        self._sink.release()
-        try:
-            self._left_incomplete("its client left")
-        except PoolError:
-            self._end()  # a full disk: the draft says writing, which is resumable as well
+            try:
+                if self._failure is None and self.unit.up:
+                    self._sink.suspend()
+                    self._durable = self._offset
+            except PoolError as exc:
+                self._failure = exc
+            finally:
+                self._sink.release()
+            with contextlib.suppress(PoolError):  # a full disk: ``writing`` is resumable as well
+                self._left_incomplete("its client left")
+        finally:
+            self._end()
 
+    @_in_turn
     def abort(self) -> None:
-        """Give the image up. What the store does not let go of now is removed later."""
+        """Give the image up. What the store does not let go of now is removed later.
+
+        Raises:
+            ImageComplete: its commit had happened though ``close`` failed, so that it stays.
+        """
         if self._ended:
             return
         self.unit.drafts.change(
@@ -343,6 +387,12 @@ class Writing:
         try:
             self._sink.abort()
             self.unit.drafts.drop(self.name, self.copy)
+        except ImageComplete:
+            self.unit.space.changed(self.name, self.copy)
+            self.unit.count("completed")
+            self.unit.woken()
+            self._end()
+            raise
         except PoolError:
             self._sink.release()
             self.unit.suspect()

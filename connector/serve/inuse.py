@@ -33,6 +33,8 @@ class Holder(Protocol):
 
 
 Key = tuple[str, int]
+BRIEF_S = 5.0
+"""How long a client waits for an image that is being looked after or removed, in seconds."""
 
 
 @dataclass(slots=True)
@@ -67,26 +69,31 @@ class InUse:
             self._check_room()
             return self._add(_Use((name, copy), "write"))
 
-    def read(self, name: str, copy: int) -> int:
-        """Take an image for reading beside other readers.
+    def read(self, name: str, copy: int, *, wait_s: float = 0.0) -> int:
+        """Take an image for reading beside other readers; see ``alone`` for wait_s.
 
         Raises:
             ImageBusy: it is being deleted.
             TooBusy: as many images are open as may be.
         """
         with self._changed:
+            self._wait_brief((name, copy), wait_s)
             self._check_free((name, copy), beside="read")
             self._check_room()
             return self._add(_Use((name, copy), "read"))
 
     @contextmanager
-    def alone(self, name: str, copy: int) -> Iterator[None]:
+    def alone(self, name: str, copy: int, *, wait_s: float = 0.0) -> Iterator[None]:
         """Have an image to oneself for a short while, to delete or give it up; takes no place.
+
+        wait_s: how long to wait for somebody else who has it for a short while: the daemon looks
+        after images too, and no client should hear of that.
 
         Raises:
             ImageBusy: somebody has it open.
         """
         with self._changed:
+            self._wait_brief((name, copy), wait_s)
             self._check_free((name, copy))
             use = self._add(_Use((name, copy), "alone"))
         try:
@@ -127,8 +134,7 @@ class InUse:
     def is_briefly_held(self, name: str, copy: int) -> bool:
         """Whether it is only ``alone`` that keeps others from the image."""
         with self._changed:
-            modes = {use.mode for use in self._uses.values() if use.key == (name, copy)}
-        return modes == {"alone"}
+            return self._modes((name, copy)) == {"alone"}
 
     def wait_free(self, name: str, copy: int, wait_s: float) -> bool:
         """Wait until nobody uses the image; whether it became so."""
@@ -149,6 +155,12 @@ class InUse:
         """How many images clients have open."""
         with self._changed:
             return sum(use.holder is not None for use in self._uses.values())
+
+    def _modes(self, key: Key) -> set[str]:
+        return {use.mode for use in self._uses.values() if use.key == key}
+
+    def _wait_brief(self, key: Key, wait_s: float) -> None:
+        self._changed.wait_for(lambda: self._modes(key) != {"alone"}, wait_s)
 
     def _add(self, use: _Use) -> int:
         self._next += 1

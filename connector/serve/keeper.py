@@ -253,6 +253,9 @@ def finish_commits(unit: Unit, pool: Pool) -> None:
     for attempt in pool.context.attempts.all():
         if attempt.state is not AttemptState.COMMITTING:
             continue
+        draft = unit.drafts.find(attempt.name, attempt.copy)
+        if draft is not None and draft.state is DraftState.ABORTED:
+            continue  # its client was told that it is gone; ``finish_aborts`` sees to it
         try:
             with unit.in_use.alone(attempt.name, attempt.copy):
                 settle_commit(unit, pool, attempt.name, attempt.copy)

@@ -26,6 +26,7 @@ from connector.pool.verify import Depth
 from connector.serve import recalls
 from connector.serve.drafts import IN_SPOOL, LISTED, Draft, DraftState
 from connector.serve.events import EventKind
+from connector.serve.inuse import BRIEF_S
 from connector.serve.keeping import retention_of
 from connector.serve.reading import PoolSource, Reading
 from connector.serve.units import Unit
@@ -94,11 +95,11 @@ def take(unit: Unit, image: Name, copy: int | None) -> tuple[Manifest, int]:
         ImageNotFound, ImageBusy, TooBusy, PoolDown.
     """
     number = _number_of(unit, image, copy)
-    use = None if number is None else unit.in_use.read(image, number)
+    use = None if number is None else unit.in_use.read(image, number, wait_s=BRIEF_S)
     try:
         manifest = manifest_of(unit, image, number)
         if use is None:
-            use = unit.in_use.read(image, manifest.copy)
+            use = unit.in_use.read(image, manifest.copy, wait_s=BRIEF_S)
         return manifest, use
     except BaseException:
         if use is not None:
@@ -148,7 +149,7 @@ def open_image(session: ClientSession, call: messages.Open, wait: Patience) -> m
 
 
 def _open_spooled(session: ClientSession, unit: Unit, draft: Draft) -> messages.Reading:
-    use = unit.in_use.read(draft.name, draft.copy)
+    use = unit.in_use.read(draft.name, draft.copy, wait_s=BRIEF_S)
     try:
         source = unit.spool.source(draft)
         reader = Reading(unit, draft.name, draft.copy, draft.id, source, use, session.peer.name)

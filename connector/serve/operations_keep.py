@@ -25,6 +25,7 @@ from connector.pool.keep import extend_retention
 from connector.pool.keep import set_hold as hold_image
 from connector.serve.drafts import IN_SPOOL, Draft, DraftState
 from connector.serve.events import EventKind
+from connector.serve.inuse import BRIEF_S
 from connector.serve.keeping import retention_of
 from connector.serve.operations_images import (
     facts_of_entry,
@@ -53,7 +54,7 @@ def delete(session: ClientSession, call: messages.Delete, wait: Patience) -> mes
     entry = unit.index.get(call.image, call.copy)
     begun = None if entry is not None else listed_draft(unit, call.image, call.copy)
     if begun is not None:
-        with unit.in_use.alone(begun.name, begun.copy):
+        with unit.in_use.alone(begun.name, begun.copy, wait_s=BRIEF_S):
             raise ImageNotFound(
                 f"image {call.image!r} copy {begun.copy} is not complete",
                 hint="discard gives up what was begun",
@@ -63,7 +64,7 @@ def delete(session: ClientSession, call: messages.Delete, wait: Patience) -> mes
         copy = _lowest_copy(unit, call)
         if copy is None:
             return messages.Deleted(state="deleted")
-    with unit.in_use.alone(call.image, copy):
+    with unit.in_use.alone(call.image, copy, wait_s=BRIEF_S):
         state = wait.until_done(
             "deleting", lambda: _delete(unit, call, copy, _actor(session, call))
         )
@@ -117,7 +118,7 @@ def _delete_spooled(
 
     Its lock would have begun with the store, and holds from the start all the same.
     """
-    with unit.in_use.alone(draft.name, draft.copy):
+    with unit.in_use.alone(draft.name, draft.copy, wait_s=BRIEF_S):
         _settle(unit, draft, wait)
         now = unit.drafts.find(draft.name, draft.copy)
         if now is None or now.state not in IN_SPOOL:

@@ -23,6 +23,7 @@ from connector.serve.drafts import RESUMABLE, Definition, Draft, DraftState
 from connector.serve.events import EventKind
 from connector.serve.failures import BusyFor
 from connector.serve.handles import PoolSink, Writing
+from connector.serve.inuse import BRIEF_S
 from connector.serve.keeping import check_keep, class_for, origin_of
 from connector.serve.reading import Reading
 from connector.serve.sinks import Sink
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from connector.serve.session import ClientSession
 
 SHORTEST_TOKEN = 8
-BRIEF_S = 5.0
-"""How long a client waits while an image of this name is being removed, in seconds."""
 MAX_COPY = 2**32 - 1
 """The largest copy number: names.py leaves room for ten digits in a key."""
 
@@ -97,9 +96,14 @@ def _begin(
     _check_foreign(draft, call)
     if draft is not None and draft.state in (*RESUMABLE, DraftState.ABORTED):
         left = draft
-        wait.until_done(
-            "removing what was there", lambda: give_up(unit, left, "replaced by another attempt")
-        )
+        try:
+            wait.until_done(
+                "removing what was there",
+                lambda: give_up(unit, left, "replaced by another attempt"),
+            )
+        except ImageComplete:
+            _check_unused(unit, name, copy, None)  # its commit had happened: exists
+            raise
     unit.space.check_create()
     check_keep(call.keep, unit.settings, unit.object_lock)
     now = unit.clock()
@@ -348,7 +352,7 @@ def _settled_draft(
         )
     attempt = attempt_at(unit, draft.name, draft.copy)
     if attempt is not None and attempt.state is AttemptState.COMMITTING:
-        with unit.in_use.alone(draft.name, draft.copy):
+        with unit.in_use.alone(draft.name, draft.copy, wait_s=BRIEF_S):
             wait.until_done(
                 "settling",
                 lambda: unit.ask(
@@ -433,7 +437,7 @@ def discard(session: ClientSession, call: messages.Discard, wait: Patience) -> m
     """Give up an incomplete image that nobody has open."""
     unit = session.unit(call.pool)
     name = checked_name(unit, call.image, call.copy)
-    with unit.in_use.alone(name, call.copy):
+    with unit.in_use.alone(name, call.copy, wait_s=BRIEF_S):
         draft = unit.drafts.find(name, call.copy)
         mine = draft is not None and call.token in (None, draft.token)
         if draft is None or not mine or draft.state is DraftState.COMPLETE:

@@ -125,9 +125,11 @@ class Reading:
 
     def close(self) -> None:
         """Let go."""
-        self._end_flow()
-        self._source.close()
-        self.unit.in_use.let_go(self._use)
+        try:
+            self._end_flow()
+            self._source.close()
+        finally:
+            self.unit.in_use.let_go(self._use)
 
     def closed(self) -> Closed:
         """What ``close`` answers for it."""

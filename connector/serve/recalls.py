@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
 
 from catalog.errors import ImageArchived, OverBudget, PoolError, TransientStoreError, Unsupported
@@ -38,10 +39,13 @@ def stats(pool: Pool, fragments: Sequence[FragmentObject]) -> list[StoredObject]
     store = pool.context.store
     if len(fragments) == 1:
         return [store.stat(fragments[0].key, version_id=fragments[0].version_id)]
+
+    def look(context: Context, part: FragmentObject) -> StoredObject:
+        return context.run(store.stat, part.key, version_id=part.version_id)
+
+    contexts = [copy_context() for _ in fragments]  # the call's deadline holds in its threads too
     with ThreadPoolExecutor(WIDTH, thread_name_prefix="stat") as threads:
-        return list(
-            threads.map(lambda part: store.stat(part.key, version_id=part.version_id), fragments)
-        )
+        return list(threads.map(look, contexts, fragments))
 
 
 def may_be_archived(unit: Unit, manifest: Manifest) -> bool:

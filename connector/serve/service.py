@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 HANDOVER_S = 2.0
 """How long a client that comes back waits for its old session to be noticed as gone."""
 WORKERS = 64
-"""Calls that may wait for the store at once; others wait for their turn."""
+"""Calls that may wait for the store at once, beside one for each image that may be open: a pool
+whose images all wait does not keep the others from theirs."""
 LEDGER_S = 60.0
 
 
@@ -107,7 +108,8 @@ class Service:
         self._uploaders: dict[str, Uploader] = {}
         self.events = Events(self._journal)
         self.copies = Copies(self._journal, self.unit, clock)
-        self.workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="call")
+        most = WORKERS + sum(pool.config.images_open for pool in settings.pools)
+        self.workers = ThreadPoolExecutor(most, thread_name_prefix="call")
         self._mover = threading.Thread(target=self._move_events, name="events", daemon=True)
         try:
             for pool in settings.pools:
@@ -200,9 +202,7 @@ class Service:
             for name, pool in wanted.items():
                 unit = self._units.get(name)
                 if unit is None:
-                    self._units[name] = unit = self._new_unit(pool)
-                    unit.spool.start()
-                    self._start_unit(unit)
+                    self._add(pool)
                 elif not unit.take_over(pool):
                     notes.append(f"pool {name}: place, sizes, coding or spool need a new start")
             for keeper in self._keepers.values():
@@ -211,6 +211,17 @@ class Service:
                 notes.append("state.dir needs a new start")
             self.settings = settings
         return notes
+
+    def _add(self, pool: PoolSettings) -> None:
+        """Serve one more pool; one that cannot be is none, so that the next reload tries again."""
+        unit = self._new_unit(pool)
+        try:
+            unit.spool.start()
+        except BaseException:
+            unit.close()
+            raise
+        self._units[pool.name] = unit
+        self._start_unit(unit)
 
     def rebuild(self, pool: str) -> Rebuilt:
         """Make a pool's index anew from the bucket.

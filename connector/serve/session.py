@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -96,14 +97,14 @@ class ClientSession:
         if self._ended:
             return
         self._ended = True
-        for handle in self._handles.values():
-            if isinstance(handle, Reading):
-                handle.close()
-        for handle in self._handles.values():
-            if isinstance(handle, Writing):
-                handle.abandon()
+        with contextlib.ExitStack() as ends:  # each has its turn, also when another fails
+            ends.callback(self.service.ended, self)
+            handles = list(self._handles.values())
+            for writing in (one for one in handles if isinstance(one, Writing)):
+                ends.callback(writing.abandon)
+            for reading in (one for one in handles if isinstance(one, Reading)):
+                ends.callback(reading.close)
         self._handles.clear()
-        self.service.ended(self)
 
     # --- for the operations --------------------------------------------------------------
 

@@ -60,11 +60,16 @@ class SpoolSink:
         self._pieces.frombytes(row.pieces)
         self._broken: PoolError | None = None
         self._fd = _open_to_write(row)
-        if not row.size:
-            _sync_folder(Path(row.path).parent)
-        self._sha256 = self._digest_so_far()
-        self._buffer = part_buffer(PIECE)
-        self._held = spool.reserve(row.id, row.size, durable=row.size) if row.size else 0
+        try:
+            if not row.size:
+                with _disk(row, 0):
+                    _sync_folder(Path(row.path).parent)
+            self._sha256 = self._digest_so_far()
+            self._buffer = part_buffer(PIECE)
+            self._held = spool.reserve(row.id, row.size, durable=row.size) if row.size else 0
+        except BaseException:
+            self._close()
+            raise
 
     @property
     def id(self) -> str:
@@ -145,7 +150,8 @@ class SpoolSink:
         with _disk(self._row, self._safe):
             os.ftruncate(self._fd, self._offset)  # a write that failed may have left more
         self._sync()
-        _sync_folder(Path(self._row.path).parent)
+        with _disk(self._row, self._safe):
+            _sync_folder(Path(self._row.path).parent)
         row = replace(self._row, size=self._offset, sha256=digest, pieces=self._pieces.tobytes())
         self._spool.ready(row, self._draft)
         self._row, self._safe = row, self._offset

@@ -143,7 +143,7 @@ def test_what_was_uploaded_of_a_deleted_image_is_removed_when_the_store_is_back(
         store.failing.clear()
         come_back(world, service)
         eventually(lambda: not list(store.uploads("images/")))
-        assert unit.drafts.find("a", 1) is None
+        eventually(lambda: unit.drafts.find("a", 1) is None)
 
 
 def test_an_image_that_leaves_the_spool_while_it_is_deleted_is_deleted_from_the_store(
@@ -154,11 +154,11 @@ def test_an_image_that_leaves_the_spool_while_it_is_deleted_is_deleted_from_the_
         caller.put("a", DATA)
         real = unit.in_use.alone
 
-        def late(name: str, copy: int) -> Any:
+        def late(name: str, copy: int, **waiting: float) -> Any:
             monkeypatch.undo()
             come_back(world, service)
             eventually(lambda: unit.index.get("a", 1) and not unit.in_use.is_open("a", 1))
-            return real(name, copy)
+            return real(name, copy, **waiting)
 
         monkeypatch.setattr(unit.in_use, "alone", late)
         assert delete(caller, "a") == "deleted"
