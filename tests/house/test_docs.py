@@ -50,6 +50,10 @@ FOREIGN_OPTIONS = {
     "--label",  # tar's
     "--require-hashes",  # pip's
     "--create-bucket-configuration",  # the aws command line's
+    "--compress",  # pg_dump's
+    "--lock-tables",  # mariadb-dump's, as the next two
+    "--routines",
+    "--single-transaction",
 }
 
 
@@ -124,6 +128,7 @@ def test_no_page_names_a_command_or_an_option_that_does_not_exist(
     groups = {program: docs.command_of(program) for program in docs.PROGRAMS}
     for call in commands_in(path.read_text("utf-8")):
         call = re.sub(r'"[^"]*"|\'[^\']*\'', "TEXT", call)
+        call = call.partition(" -- ")[0]  # what follows is another program's
         program, *words = call.split()
         known = options_of(groups[program])
         command = next((word for word in words if not word.startswith("-")), None)
