@@ -16,10 +16,12 @@ from typer.main import get_command
 
 from catalog import cli
 from catalog.files import FolderFiles, name_of
+from catalog.keys import FileKey
 from catalog.ledger import Ledger
 from catalog.model import Kind
 from catalog.s3 import S3Location, make_client
 from catalog.s3_files import S3Files
+from tests.catalog.keyring import key_file, public_file
 from tests.catalog.samples import DAY, START, fact, place, stored
 
 POOL = "s3://bucket/pool"
@@ -278,7 +280,7 @@ def test_a_bucket_that_is_not_there_cannot_be_used(run: Run, moto_endpoint: str)
 def test_every_command_has_help_and_an_example() -> None:
     command = get_command(cli.app)
     names = command.list_commands(None)  # type: ignore[attr-defined]
-    assert names == ["ls", "show", "sql", "verify"]
+    assert names == ["ls", "show", "sql", "verify", "anchor"]
     for name in names:
         text = command.get_command(None, name).help or ""  # type: ignore[attr-defined]
         assert f"Example: tapecatalog {name}" in text
@@ -300,3 +302,82 @@ def test_the_installed_command_works_from_anywhere(ledger: str, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)) == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pool"]
+
+
+# --- anchors --------------------------------------------------------------------------------
+
+
+def test_anchor_signs_the_head_and_verify_holds_the_ledger_to_it(
+    run: Run, ledger: str, tmp_path: Path
+) -> None:
+    key = key_file(tmp_path)
+    public = public_file(tmp_path, FileKey(key).public_key)
+    done = run("anchor", "--ledger", ledger, "--key-file", str(key), "--json")
+    head = Ledger(FolderFiles(Path(ledger))).head()
+    assert head is not None
+    noted = f"{head.sha256}@1"
+    assert done.json == {
+        "uri": ledger,
+        "checkpoint": "00000000000000000000.jsonl",
+        "head": noted,
+    }
+    again = run("anchor", "--ledger", ledger, "--key-file", str(key))
+    assert again.out.splitlines() == ["checkpoint: none was needed", f"to note elsewhere: {noted}"]
+    sound = run("verify", "--ledger", ledger, "--key", str(public), "--expect", noted)
+    assert (sound.code, "anchored: up to 1, by 1 checkpoints" in sound.out) == (0, True)
+    (Path(ledger) / name_of(1)).unlink()
+    for words in ([], ["--key", str(public)], ["--expect", noted]):
+        broken = run("verify", "--ledger", ledger, "--json", *words)
+        assert (broken.code, broken.json["bad"]["name"]) == (3, name_of(1))
+
+
+def test_checkpoints_may_lie_elsewhere(run: Run, ledger: str, tmp_path: Path) -> None:
+    place = ["--checkpoints", str(tmp_path / "elsewhere")]
+    run("anchor", "--ledger", ledger, "--key-file", str(key_file(tmp_path)), *place)
+    assert run("verify", "--ledger", ledger, "--json").json["anchored"] is None
+    assert run("verify", "--ledger", ledger, "--json", *place).json["anchored"] == 1
+
+
+def test_a_key_hands_over_to_another(run: Run, ledger: str, tmp_path: Path) -> None:
+    old, new = key_file(tmp_path, "old"), key_file(tmp_path, "new")
+    first = public_file(tmp_path, FileKey(old).public_key, "first.pub")
+    following = public_file(tmp_path, FileKey(new).public_key, "next.pub")
+    words = ["anchor", "--ledger", ledger, "--key-file"]
+    assert run(*words, str(old), "--next-key", str(following)).code == 0
+    assert run(*words, str(old), "--next-key", str(first)).code == 2
+    command = f"{sys.executable} {signing_script(tmp_path)} {new}"
+    by_command = ["anchor", "--ledger", ledger, "--key-command", command]
+    assert run(*by_command, "--public-key", str(following), "--next-key", str(first)).code == 0
+    done = run("verify", "--ledger", ledger, "--key", str(first), "--json")
+    assert (done.code, done.json["checkpoints"]) == (0, 3)
+
+
+def signing_script(folder: Path) -> Path:
+    script = folder / "sign.py"
+    script.write_text(
+        "import sys, pathlib\n"
+        "from catalog.keys import FileKey\n"
+        "key = FileKey(pathlib.Path(sys.argv[1]))\n"
+        "sys.stdout.buffer.write(key.sign(sys.stdin.buffer.read()))\n"
+    )
+    return script
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--key-command", "sign"],
+        ["--key-file", "a", "--key-command", "b", "--public-key", "c"],
+        ["--key-file", "a", "--public-key", "c"],
+        ["--key-command", "'", "--public-key", "c"],
+        ["--key-file", "/nonexistent"],
+    ],
+)
+def test_anchor_asks_what_shall_sign(run: Run, ledger: str, words: list[str]) -> None:
+    assert run("anchor", "--ledger", ledger, *words).code == 2
+
+
+@pytest.mark.parametrize("text", ["x", "a" * 64, "@1", "g" * 64 + "@1", "a" * 64 + "@-1"])
+def test_a_noted_head_that_is_none_is_refused(run: Run, ledger: str, text: str) -> None:
+    assert run("verify", "--ledger", ledger, "--expect", text).code == 2

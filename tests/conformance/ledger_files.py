@@ -26,6 +26,14 @@ class LedgerFilesConformance:
         files.create(FIRST, b"")
         assert files.read(FIRST) == b""
 
+    def test_a_folder_below_has_its_own_files_and_is_passed_over(self, files: LedgerFiles) -> None:
+        below = files.below("_below")
+        assert list(below.names()) == []
+        below.create(FIRST, b"below")
+        files.create(FIRST, b"above")
+        assert list(below.names()) == list(files.names()) == [FIRST]
+        assert (files.below("_below").read(FIRST), files.read(FIRST)) == (b"below", b"above")
+
     def test_a_file_that_is_not_there_is_not_found(self, files: LedgerFiles) -> None:
         files.create(FIRST, b"one")
         with pytest.raises(ObjectNotFound):
