@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from migrate.source.awstape import AwsTape
+from migrate.source.drive_mount import Drive
+from migrate.source.drive_tape import DriveTape
 from migrate.source.folder import FolderTape
 from migrate.source.simh import SimhTape
 from tests.conformance.source import Layout, Make, SourceConformance
+from tests.source.fake_st import FakeKernel, tape_of
 from tests.source.tapes import END, GAP, MemoryTape, aws, items_of, tap, write
 
 
@@ -53,5 +56,14 @@ class TestFolderTape(SourceConformance):
             for number, records in enumerate(layout):
                 write(tmp_path / f"{number:05}", b"".join(records))
             return FolderTape(tmp_path, "DIR001", block_size=1024)
+
+        return make
+
+
+class TestDriveTape(SourceConformance):
+    @pytest.fixture
+    def make(self) -> Make:
+        def make(layout: Layout) -> DriveTape:
+            return Drive(path="/dev/nst0", kernel=FakeKernel(tape_of(layout))).mount("DRV001")
 
         return make
