@@ -1,6 +1,8 @@
 """Adds up pytest's result files and prints the sum as one line.
 
-usage: count.py [--some-passed] FILE.xml...    fails when nothing passed, with --some-passed
+usage: count.py [--some-passed] [--none-skipped] FILE.xml...
+
+Fails with --some-passed when nothing passed, with --none-skipped when anything was skipped.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ def main(arguments: list[str]) -> int:
             )
             passed, failed, skipped = passed + tests - bad - skip, failed + bad, skipped + skip
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    if "--none-skipped" in arguments and skipped:
+        return 1
     return 1 if "--some-passed" in arguments and not passed else 0
 
 

@@ -18,6 +18,8 @@ from connector.dplcompat import OPTIONS, TIMEOUT_S
 from tests.compat.recipes import Host, become, block, host, need, user_or_nobody
 from tests.support.servers import new_bucket
 
+pytestmark = pytest.mark.deep
+
 # --- PostgreSQL -----------------------------------------------------------------------------------
 
 POSTGRESQL = ("initdb", "pg_ctl", "pg_dump", "pg_basebackup", "pg_verifybackup", "psql", "tar")
