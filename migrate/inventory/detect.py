@@ -89,8 +89,8 @@ def _labelled(lines: Sequence[str]) -> str | None:
     """The forms for people: labels with colons, and the table of images on media."""
     if any(bpimmedia_labelled.looks_like(line) for line in lines):
         return "bpimmedia-L"
-    labels = {line.partition(":")[0].strip().lower() for line in lines if ":" in line}
-    return "bpimagelist-L" if {"backup id", "policy"} <= labels else None
+    labels = {"".join(line.partition(":")[0].lower().split()) for line in lines if ":" in line}
+    return "bpimagelist-L" if {"backupid", "policy"} <= labels else None
 
 
 def _tape_list(lines: Sequence[str]) -> str | None:

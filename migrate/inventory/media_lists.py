@@ -192,7 +192,7 @@ def read_vmquery_b(lines: Lines, options: ImportOptions, notes: Notes) -> Iterat
 def read_vmquery_w(lines: Lines, options: ImportOptions, notes: Notes) -> Iterator[MediaRow]:
     """``vmquery -w -a``: a wide table, id, partner, type and barcode in front."""
     for tokens in _table(lines, notes, least=_W_COLUMNS):
-        barcode = text_or_none(tokens[3])
+        barcode = text_or_none(tokens[3].strip("-"))
         yield MediaRow(
             lines.number, tokens[0], barcode=barcode, density=tokens[2].lower(), listed=True
         )

@@ -154,9 +154,11 @@ def test_order_of_rows_and_columns_and_the_spelling_of_the_file_change_nothing(
         assert {image["image_id"]: image for image in as_json(inventory)} == PLAIN
 
 
-@pytest.mark.parametrize("name", ["nbu.csv", "bpimagelist_l.txt"])
+@pytest.mark.parametrize(
+    "name", ["nbu.csv", "bpimagelist_l.txt", "bpimagelist_L.txt", "bpimagelist.json"]
+)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_catalogue_cut_anywhere_never_tells_anything_that_the_whole_does_not(
     name: str, data: st.DataObject
 ) -> None:
