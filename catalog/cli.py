@@ -314,7 +314,9 @@ def verify_chain(
     ] = None,
     key: Annotated[
         list[Path] | None,
-        typer.Option(help="Public key that signed the first checkpoint; may be repeated."),
+        typer.Option(
+            metavar="PATH", help="Public key that signed the first checkpoint; may be repeated."
+        ),
     ] = None,
     checkpoints: CheckpointsOption = None,
     endpoint_url: EndpointOption = None,
@@ -388,7 +390,9 @@ def anchor(
     ] = None,
     next_key: Annotated[
         list[Path] | None,
-        typer.Option(help="Public key that may sign from now on, instead; may be repeated."),
+        typer.Option(
+            metavar="PATH", help="Public key that may sign from now on, instead; may be repeated."
+        ),
     ] = None,
     lock_days: Annotated[
         int, typer.Option(min=0, max=36_500, help="Object Lock, COMPLIANCE, for so long; 0: none.")
