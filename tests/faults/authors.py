@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from catalog.errors import ImageComplete, ImageExists, NoSpace, PoolError
+from catalog.errors import ImageComplete, ImageExists, JournalError, NoSpace, PoolError
 from connector.client import Client, Writer, failure_in
 
 MIB = 1024 * 1024
@@ -42,6 +42,10 @@ class Image:
     def data(self) -> bytes:
         half = self.size // 2
         return random.Random(self.name).randbytes(half) + bytes(self.size - half)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data()).hexdigest()
 
 
 @dataclass
@@ -245,7 +249,7 @@ class Authors:
                     once(client)
                 return
             except PoolError as exc:
-                if not exc.retryable and not isinstance(exc, NoSpace):
+                if not exc.retryable and not isinstance(exc, NoSpace | JournalError):  # a full disk
                     raise
                 last, failure = f"{type(exc).__name__}: {exc}", failure_in(exc)
                 self._count(exc.code)
@@ -275,7 +279,9 @@ class Authors:
     def _put(self, image: Image, words: list[str], piped: bytes | None = None) -> None:
         """Run the command until it says that the image is there."""
         command = [*PUT, "--socket", str(self._socket), f"{self._pool}/{image.name}", *words]
-        given: dict[str, Any] = {"input": piped} if piped is not None else {"stdin": subprocess.DEVNULL}
+        given: dict[str, Any] = (
+            {"input": piped} if piped is not None else {"stdin": subprocess.DEVNULL}
+        )
         ends, said = time.monotonic() + PATIENCE_S, ""
         while time.monotonic() < ends:
             done = subprocess.run(
@@ -293,7 +299,7 @@ class Authors:
             time.sleep(0.2)
         else:
             raise AssertionError(f"put did not end well in {PATIENCE_S} s: {said}")
-        self._acknowledged(image, hashlib.sha256(image.data()).hexdigest())
+        self._acknowledged(image, image.sha256)
 
 
 WAYS: dict[str, Callable[[Authors, Image], None]] = {
