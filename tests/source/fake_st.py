@@ -207,8 +207,7 @@ class FakeKernel:
             raise error(errno.EIO)
         if address > len(self._tape()):
             self.at = len(self._tape())
-            self.eof = EOD  # BLANK CHECK
-            raise error(errno.EIO)
+            raise error(errno.EIO)  # (seen) and the end of the data is not flagged
         self.at = address
         if address == 0:
             self.file = self.block = 0  # (st) st_int_ioctl: MTSEEK to 0
