@@ -18,11 +18,12 @@ import pytest
 from catalog.errors import ImageArchived, ImageDamaged, PoolDown, PoolError
 from catalog.model import StorageClass
 from connector import cli
-from connector.client import Client
+from connector.client import Client, ConnectionLost
 from connector.commands import fetching, sending
 from connector.commands.fetching import Wish, fetch
+from connector.commands.options import Place
 from connector.commands.sending import Order, send
-from connector.commands.streams import given
+from connector.commands.streams import give, given
 from connector.pool.classes import ClassPolicy
 from connector.wire.messages import Name
 from tests.connector.support import PROGRAM, answered, answering, call, said
@@ -490,3 +491,25 @@ def test_a_folder_and_a_terminal_cannot_be_stored(socket: str, tmp_path: Path) -
 def test_the_version_is_shown() -> None:
     assert answered("version")["program"] == "tapeconnector"
     assert os.fsencode(said("version")[1]).startswith(b"tapeconnector ")
+
+
+def test_put_goes_on_when_the_daemon_is_restarted_but_does_not_wait_for_one_that_never_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = said("put", "--socket", f"{tmp_path}/none", "main/a", __file__)
+    assert (code, "no daemon listens" in err) == (4, True)
+    tries: list[int] = []
+
+    def connect() -> Client:
+        tries.append(len(tries))
+        if len(tries) == 1:
+            raise ConnectionLost("it ends")
+        if len(tries) < 4:
+            return Place(socket=tmp_path / "none").client()
+        raise PoolError("it is back, and refuses for good")
+
+    monkeypatch.setattr(sending, "FIRST_PAUSE_S", 0.01)
+    file = give(__file__)
+    with pytest.raises(PoolError, match="it is back"):
+        sending.send(connect, Order(pool="main", image=Name("a")), file, lambda size: None)
+    assert tries == [0, 1, 2, 3]
