@@ -72,6 +72,7 @@ _USUAL = 10**15
 """Numbers below are neither damaged nor beyond what a catalogue may claim."""
 
 _EPOCH_DIGITS = 10
+_LEAST_ID = len("a_") + _EPOCH_DIGITS
 _LAST_PLAIN = 2_147_483_647
 """Expiries from here on may mean never."""
 
@@ -353,7 +354,7 @@ class _Table:
         )
         if len(self._clients) >= _CACHE_SIZE:
             self._clients.clear()
-        self._clients[client] = fields[2]
+        self._clients[client] = text_or_none(client)
         return _new(ImageRow, fields)
 
     def _quick_image(self, own: tuple[str, ...], shared_cells: tuple[str, ...]) -> ImageRow | None:
@@ -361,9 +362,9 @@ class _Table:
         image_id, client, backup_time, expires, image_kib, image_size, file_count = own
         shared, name = self._shared_of.get(shared_cells), self._clients.get(client)
         _, _, digits = image_id.rpartition("_")
-        if shared is None or not name or not client or not shared.is_ours or image_id[0].isspace():
+        if shared is None or not name or not shared.is_ours or image_id[:1].isspace():
             return None
-        if len(digits) != _EPOCH_DIGITS or not digits.isdecimal() or image_id == digits:
+        if len(digits) != _EPOCH_DIGITS or not digits.isdecimal() or len(image_id) < _LEAST_ID:
             return None
         epoch = int(digits)
         times, utc = self._times, self._utc
