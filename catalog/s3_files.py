@@ -205,11 +205,9 @@ class S3Files:
                 removed = removed or gone
             if not page.get("IsTruncated"):
                 break
-            fetch = partial(
-                fetch,
-                KeyMarker=page["NextKeyMarker"],
-                VersionIdMarker=page.get("NextVersionIdMarker", ""),
-            )
+            fetch = partial(fetch, KeyMarker=page["NextKeyMarker"])
+            if page.get("NextVersionIdMarker"):  # which may be left out, and may not be empty
+                fetch = partial(fetch, VersionIdMarker=page["NextVersionIdMarker"])
         if versions > 1 or removed:
             yield KeptVersions(name, versions, removed)
 

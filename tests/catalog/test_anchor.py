@@ -23,7 +23,7 @@ from catalog.files import FolderFiles, LedgerFiles, MemoryFiles, name_of
 from catalog.ledger import Head, Ledger
 from catalog.model import NANOSECONDS
 from catalog.s3 import S3Location, make_client
-from catalog.s3_files import S3Files
+from catalog.s3_files import KeptVersions, S3Files
 from catalog.schema import encode
 from tests.catalog.keyring import MadeKey, key_file
 from tests.catalog.samples import START, fact
@@ -285,6 +285,30 @@ def test_a_hidden_or_overwritten_file_is_found_where_versions_are_kept(
     bad = verify(files).bad
     assert bad is not None
     assert (bad.name, "two heads" in bad.why) == (name_of(1), True)
+
+
+def test_versions_are_counted_across_the_pages_of_a_listing(locked: S3Location) -> None:
+    files = S3Files(locked)
+    client = make_client(locked)
+    for name, times in (("a", 1), ("b", 4), ("c", 1), ("d", 1), ("e", 3)):
+        for number in range(times):
+            client.put_object(Bucket=locked.bucket, Key=locked.key(name), Body=bytes(number))
+    client.delete_object(Bucket=locked.bucket, Key=locked.key("d"))
+    asked: list[dict[str, object]] = []
+
+    def in_small_pages(params: dict[str, object], **_: object) -> None:
+        asked.append(dict(params))
+        params["MaxKeys"] = 2
+
+    files._client.meta.events.register(
+        "provide-client-params.s3.ListObjectVersions", in_small_pages
+    )
+    assert list(files.rewritten()) == [
+        KeptVersions("b", 4, False),
+        KeptVersions("d", 1, True),
+        KeptVersions("e", 3, False),
+    ]
+    assert len(asked) > 3
 
 
 def test_a_hidden_checkpoint_is_found_where_versions_are_kept(locked: S3Location) -> None:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from catalog.anchor import Anchoring
+from catalog.audit import verify
 from catalog.errors import CatalogError, CommitUnknown
 from catalog.files import MemoryFiles
 from catalog.ledger import Commit, Ledger
+from tests.catalog.keyring import MadeKey
 from tests.pool.support import open_pool, store_image, tiny_config, tiny_store
 
 
@@ -76,3 +79,26 @@ def test_threads_that_flush_at_once_commit_every_fact_once(tmp_path: Path) -> No
     assert sorted(fact.image or "" for fact in Ledger(files).facts()) == [
         f"image {n:02d}" for n in range(40)
     ]
+
+
+def test_the_head_is_signed_after_a_commit_and_a_commit_stands_without(tmp_path: Path) -> None:
+    class Away(MemoryFiles):
+        away = True
+
+        def create(self, name: str, data: bytes) -> None:
+            if self.away:
+                raise CatalogError("away")
+            super().create(name, data)
+
+    files, place = MemoryFiles(), Away()
+    how = Anchoring(signer=MadeKey(), every_commits=1, place=place)
+    with open_pool(tiny_store(), tmp_path, ledger=Ledger(files, how)) as pool:
+        store_image(pool, "a", b"a")
+        pool.flush()
+        assert [fact.image for fact in Ledger(files).facts()] == ["a"]
+        assert verify(files, checkpoints=place).anchored is None
+        place.away = False
+        store_image(pool, "b", b"b")
+        pool.flush()
+    verdict = verify(files, checkpoints=place)
+    assert (verdict.bad, verdict.files, verdict.anchored) == (None, 2, 1)
