@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from migrate.errors import TapeError
+from migrate.source.drive_evidence import Evidence, gather
+from migrate.source.drive_scsi import SgDevice, Transport, generic_of
 from migrate.source.drive_st import Flag, Kernel, LinuxKernel, Op, Status, TapeDevice
 from migrate.source.drive_tape import DriveTape, drive_failure
 
@@ -27,9 +29,14 @@ there is one, and st lets one program in at a time."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drive:
-    """One tape drive, by its ``/dev/nst*``. clock and sleep are in seconds."""
+    """One tape drive, by its ``/dev/nst*``. clock and sleep are in seconds.
+
+    generic: its ``/dev/sg*``; None: as the kernel says. Without one there is no evidence.
+    """
 
     path: str
+    generic: str | None = None
+    open_generic: Callable[[str], Transport] = SgDevice
     kernel: Kernel = field(default_factory=LinuxKernel)
     ready_s: float = READY_S
     clock: Callable[[], float] = time.monotonic
@@ -67,6 +74,25 @@ class Drive:
             raise drive_failure(self.path, "unloading", exc) from exc
         finally:
             device.close()
+
+    def evidence(self) -> Evidence:
+        """What drive and cartridge say of themselves (``drive_evidence``).
+
+        Ask while a tape is mounted, once before it is read and once after: st has then taken
+        note of a new cartridge or a reset, which the first command after it is told, whoever
+        sends it. Reading moves nothing and stops nothing; never raises for what is not there.
+        """
+        path = self.generic or generic_of(self.path)
+        if path is None:
+            return Evidence(missing=(f"{self.path} has no /dev/sg device",))
+        try:
+            transport = self.open_generic(path)
+        except OSError as exc:
+            return Evidence(missing=(f"cannot open {path}: {exc.strerror}",))
+        try:
+            return gather(transport)
+        finally:
+            transport.close()
 
     def status(self) -> Status:
         """What the drive says of itself, with or without a tape.
