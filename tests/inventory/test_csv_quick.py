@@ -78,10 +78,26 @@ def told(rows: list[tuple[str, ...]], zone: str | None) -> Any:
     rows=st.lists(row(), min_size=1, max_size=8),
     zone=st.sampled_from([None, "Europe/Berlin", "Australia/Lord_Howe"]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_the_quick_way_and_the_careful_way_tell_the_same(
     rows: list[tuple[str, ...]], zone: str | None
 ) -> None:
+    both_ways_tell_the_same(rows, zone)
+
+
+@pytest.mark.deep
+@given(
+    rows=st.lists(row(), min_size=1, max_size=8),
+    zone=st.sampled_from([None, "Europe/Berlin", "Australia/Lord_Howe"]),
+)
+@settings(max_examples=2000, deadline=None)
+def test_the_quick_way_and_the_careful_way_tell_the_same_at_length(
+    rows: list[tuple[str, ...]], zone: str | None
+) -> None:
+    both_ways_tell_the_same(rows, zone)
+
+
+def both_ways_tell_the_same(rows: list[tuple[str, ...]], zone: str | None) -> None:
     rows = [USUAL, USUAL, *rows]  # so that the quick way knows the usual cells
     quick = told(rows, zone)
     with pytest.MonkeyPatch.context() as patch:
