@@ -87,7 +87,9 @@ def test_every_column_of_the_views_is_named(tmp_path: Path) -> None:
 def ledger(tmp_path: Path) -> Path:
     folder = tmp_path / "ledger"
     for name in "abc":
-        Ledger(FolderFiles(folder)).append([stored(name)])
+        writer = Ledger(FolderFiles(folder), Anchoring(signer=MadeKey(), every_commits=1))
+        writer.append([stored(name)])
+    assert writer.anchor() is not None, "readers must pass over checkpoints"
     shutil.copytree(Path(__file__).parents[2] / "catalog" / "sql", tmp_path / "catalog" / "sql")
     return folder
 
