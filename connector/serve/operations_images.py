@@ -18,7 +18,6 @@ from catalog.errors import (
 )
 from catalog.model import LockMode
 from connector.logs import Step
-from connector.pool import names
 from connector.pool.extents import extents as extents_of
 from connector.pool.index import Entry
 from connector.pool.manifest import FragmentObject, Manifest
@@ -28,6 +27,7 @@ from connector.serve.drafts import IN_SPOOL, LISTED, Draft, DraftState
 from connector.serve.events import EventKind
 from connector.serve.inuse import BRIEF_S
 from connector.serve.keeping import retention_of
+from connector.serve.operations_writing import checked_name
 from connector.serve.reading import PoolSource, Reading
 from connector.serve.units import Unit
 from connector.serve.waiting import Patience
@@ -79,7 +79,7 @@ def manifest_of(unit: Unit, image: Name, copy: int | None) -> Manifest:
 
 def _number_of(unit: Unit, image: Name, copy: int | None) -> int | None:
     """The copy that is meant, as far as the index knows."""
-    names.encode(image)
+    checked_name(unit, image, copy)
     entry = unit.index.get(image, copy)
     if entry is not None and entry.state == "deleting":
         raise ImageNotFound(f"image {image!r} copy {entry.copy} is being deleted")
@@ -113,7 +113,7 @@ def take(unit: Unit, image: Name, copy: int | None) -> tuple[Manifest, int]:
 def open_image(session: ClientSession, call: messages.Open, wait: Patience) -> messages.Reading:
     """Open a complete or a spooled image for reading."""
     unit = session.unit(call.pool)
-    names.encode(call.image)
+    checked_name(unit, call.image, call.copy)
     session.check_room()
     draft = spooled_draft(unit, call.image, call.copy)
     entry = unit.index.get(call.image, call.copy)
@@ -220,7 +220,7 @@ def facts_of_draft(unit: Unit, draft: Draft) -> ImageFacts:
 def props(session: ClientSession, call: messages.GetProps, wait: Patience) -> messages.Props:
     """Everything about one image."""
     unit = session.unit(call.pool)
-    names.encode(call.image)
+    checked_name(unit, call.image, call.copy)
     entry = unit.index.get(call.image, call.copy)
     draft = listed_draft(unit, call.image, call.copy)
     if entry is None and draft is not None:
@@ -417,7 +417,7 @@ def _from_cursor(cursor: str | None) -> tuple[str, int] | None:
 def extent_map(session: ClientSession, call: messages.Map, wait: Patience) -> messages.Extents:
     """Which bytes lie where; a page of at most MAX_EXTENTS."""
     unit = session.unit(call.pool)
-    names.encode(call.image)
+    checked_name(unit, call.image, call.copy)
     if spooled_draft(unit, call.image, call.copy) is not None:
         raise Unsupported(
             f"image {call.image!r} is in the spool and has no fragments yet",

@@ -33,7 +33,7 @@ from connector.serve.operations_images import (
     manifest_of,
     spooled_draft,
 )
-from connector.serve.operations_writing import attempt_at, settle_commit
+from connector.serve.operations_writing import attempt_at, checked_name, settle_commit
 from connector.serve.units import Unit
 from connector.serve.waiting import Patience
 from connector.wire import messages
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 def delete(session: ClientSession, call: messages.Delete, wait: Patience) -> messages.Deleted:
     """Delete one copy; one that is gone is deleted as well."""
     unit = session.unit(call.pool)
-    names.encode(call.image)
+    checked_name(unit, call.image, call.copy)
     if call.copy is None:
         _refuse_several(unit, call.image)
     draft = spooled_draft(unit, call.image, call.copy)
@@ -233,7 +233,7 @@ def set_hold(session: ClientSession, call: messages.SetHold, wait: Patience) -> 
 
 
 def _check_stored(unit: Unit, call: messages.SetRetention | messages.SetHold) -> None:
-    names.encode(call.image)
+    checked_name(unit, call.image, call.copy)
     if not call.reason:
         raise PoolError("a change of retention or hold needs a reason", hint="say why")
     draft = spooled_draft(unit, call.image, call.copy)

@@ -41,12 +41,13 @@ MAX_COPY = 2**32 - 1
 """The largest copy number: names.py leaves room for ten digits in a key."""
 
 
-def checked_name(unit: Unit, image: Name, copy: int) -> str:
-    """The name, if it can be a key of this pool.
+def checked_name(unit: Unit, image: Name, copy: int | None) -> str:
+    """The name, if it can be a key of this pool; copy None: any.
 
     Raises:
         NameInvalid: it cannot, or the copy number is out of bounds.
     """
+    copy = 1 if copy is None else copy
     if not 1 <= copy <= MAX_COPY:
         raise NameInvalid(f"copy {copy} is not between 1 and {MAX_COPY}")
     names.image_folder(image, copy, prefix_length=len(unit.uri.encode()))
@@ -308,7 +309,9 @@ def close(session: ClientSession, call: messages.Close, wait: Patience) -> messa
 
 
 def abort(session: ClientSession, call: messages.Abort, wait: Patience) -> messages.Done:
-    """Give an open image up."""
+    """Give an open image up; repeated in the same session it answers the same."""
+    if session.was_aborted(call.handle):
+        return messages.Done()
     handle = session.writing(call.handle)
     wait.until_done("aborting", handle.abort)
     session.forget(call.handle, None)

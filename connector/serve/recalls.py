@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from catalog.errors import ImageArchived, OverBudget, PoolError, TransientStoreError, Unsupported
 from catalog.model import NANOSECONDS
 from connector.logs import Step
-from connector.pool import names
 from connector.pool import tickets as pool_tickets
 from connector.pool.manifest import FragmentObject, Manifest
 from connector.pool.pool import Pool
@@ -160,13 +159,14 @@ def _tier(text: str) -> RecallTier | None:
 def prepare(session: ClientSession, call: messages.Prepare, wait: Patience) -> messages.Ticket:
     """Ask for images or ranges to be recalled, or only price it."""
     from connector.serve.operations_images import manifest_of
+    from connector.serve.operations_writing import checked_name
 
     unit = session.unit(call.pool)
     tier = _tier(call.tier)
     if not call.images:
         raise PoolError("nothing to recall was named", hint="name at least one image")
     for one in call.images:
-        names.encode(one.image)
+        checked_name(unit, one.image, one.copy)
     manifests = wait.unless_gone(
         "reading manifests",
         lambda: [manifest_of(unit, one.image, one.copy) for one in call.images],

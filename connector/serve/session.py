@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from connector.serve.service import Service
 
 ANSWERS_KEPT = 64
-"""Answers to ``close`` that are kept in a session, so that a repeated one gets the same."""
+"""Ends of handles that a session remembers, so that a repeated one is answered the same."""
 
 Operation = Callable[["ClientSession", Any, Patience], Answer]
 
@@ -67,7 +67,7 @@ class ClientSession:
         self.service = service
         self.peer = peer
         self._handles: dict[int, Writing | Reading] = {}
-        self._answers: OrderedDict[int, Closed] = OrderedDict()
+        self._answers: OrderedDict[int, Closed | None] = OrderedDict()
         self._next = 0
         self._ended = False
 
@@ -143,16 +143,19 @@ class ClientSession:
         return self._next
 
     def forget(self, number: int, answer: Closed | None) -> None:
-        """Drop a handle that was closed, and keep what was answered."""
+        """Drop a handle that was closed, and keep what was answered; None: it was aborted."""
         self._handles.pop(number, None)
-        if answer is not None:
-            self._answers[number] = answer
-            while len(self._answers) > ANSWERS_KEPT:
-                self._answers.popitem(last=False)
+        self._answers[number] = answer
+        while len(self._answers) > ANSWERS_KEPT:
+            self._answers.popitem(last=False)
 
     def answer_of(self, number: int) -> Closed | None:
         """What the close of a handle was answered with."""
         return self._answers.get(number)
+
+    def was_aborted(self, number: int) -> bool:
+        """Whether a handle was aborted, not long ago."""
+        return number in self._answers and self._answers[number] is None
 
     def writing_on(self, unit: Unit, name: str, copy: int) -> tuple[int, Writing] | None:
         """This session's own handle that writes an image."""

@@ -580,8 +580,9 @@ def test_an_image_that_is_aborted_leaves_nothing(
     assert not uploads(world)
     assert not objects(world)
     assert service.unit("main").drafts.find("a", 1) is None
+    caller(messages.Abort(handle=handle))
     with pytest.raises(NoHandle):
-        caller(messages.Abort(handle=handle))
+        caller(messages.Flush(handle=handle))
 
 
 def test_discard_removes_an_incomplete_image_and_not_an_open_or_complete_one(
