@@ -223,20 +223,22 @@ class Client:
         token: str,
         *,
         copy: int = 1,
+        digest: bool = True,
         digest_to: Callable[[int], Digest | None] | None = None,
     ) -> Writer:
         """Go on with an incomplete image, at ``Writer.offset``.
 
-        digest_to: gives the SHA-256 object of the image's first so many bytes, where the caller
-        can still compute it; without it no digest is compared at close (unless offset is 0).
+        digest: as for ``create``. digest_to: gives the SHA-256 object of the image's first so many
+        bytes, where the caller can still compute it; without it no digest is compared at close
+        (unless offset is 0).
         """
         call = wire.Resume(pool=pool, image=_name(image), token=token, copy=copy)
         channel = self._open_channel()
         opened = channel.call(call, wire.Writing)
-        digest = new_digest(wanted=True, offset=opened.offset)
-        if digest is None and digest_to is not None:
-            digest = digest_to(opened.offset)
-        return self._writer(channel, call, opened, digest)
+        sha256 = new_digest(wanted=digest, offset=opened.offset)
+        if digest and sha256 is None and digest_to is not None:
+            sha256 = digest_to(opened.offset)
+        return self._writer(channel, call, opened, sha256)
 
     def _writer(
         self,

@@ -35,7 +35,11 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What to read and where to. out None is standard output; length None is to the end."""
+    """What to read and where to. out None is standard output; length None is to the end.
+
+    descriptor: whether to let the daemon write it itself. digest: whether to hash what passes
+    through here instead, and compare it with the image's SHA-256.
+    """
 
     pool: str
     image: Name
@@ -45,6 +49,7 @@ class Wish:
     out: Path | None = None
     force: bool = False
     descriptor: bool = True
+    digest: bool = False
     attempts: int = ATTEMPTS
 
 
@@ -95,7 +100,7 @@ def fetch(connect: Connect, wish: Wish, progress: Progress) -> Fetched:
 @contextlib.contextmanager
 def _opened(client: Client, wish: Wish) -> Iterator[Reader]:
     """The reader; an error while reading is not covered by another one of letting it go."""
-    reader = client.open(wish.pool, wish.image, copy=wish.copy)
+    reader = client.open(wish.pool, wish.image, copy=wish.copy, verify=wish.digest)
     yield reader
     reader.close()
 

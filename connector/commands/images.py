@@ -46,6 +46,10 @@ NoDescriptor = Annotated[
     bool,
     typer.Option("--no-descriptor", help="Send the bytes through the socket, not the pipe itself."),
 ]
+DigestToo = Annotated[
+    bool,
+    typer.Option("--digest", help="Hash the bytes here as well, and compare; always with --tcp."),
+]
 
 
 class Lock(StrEnum):
@@ -133,6 +137,7 @@ def put(
         typer.Option("--replace", help="Give up an earlier attempt that is not complete."),
     ] = False,
     no_descriptor: NoDescriptor = False,
+    digest: DigestToo = False,
     quiet: QuietOption = False,
     as_json_: JsonOption = False,
 ) -> None:
@@ -162,7 +167,8 @@ def put(
             hold=hold,
         ),
         replace=replace,
-        descriptor=not no_descriptor,
+        descriptor=not (no_descriptor or digest),
+        digest=digest or place.tcp is not None,
     )  # fmt: skip
     with _bar(given.size, quiet) as (progress, on_notice), _told_to_end():
         closed = send(lambda: place.client(on_notice=on_notice), order, given, progress)
@@ -261,6 +267,7 @@ def get(
     copy: CopyOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     no_descriptor: NoDescriptor = False,
+    digest: DigestToo = False,
     quiet: QuietOption = False,
     as_json_: JsonOption = False,
 ) -> None:
@@ -280,7 +287,8 @@ def get(
         length=length,
         out=None if out == "-" else Path(out),
         force=force,
-        descriptor=not no_descriptor,
+        descriptor=not (no_descriptor or digest),
+        digest=digest or place.tcp is not None,
     )
     with _bar(None, quiet or out == "-") as (progress, on_notice):
         found = fetch(lambda: place.client(on_notice=on_notice), wish, progress)

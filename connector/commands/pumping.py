@@ -1,10 +1,12 @@
 """From a descriptor into the daemon's socket, in few and large frames.
 
 For what does not pass by descriptor: over TCP, from a terminal or a device, or when told so. A
-frame is read, hashed and sent while it lies in the processor's cache. The hashing costs half a
-processor second per GiB, more than all the copies; it is done over a UNIX socket too, because then
-the daemon compares what it stored with what came out of the pipe, and no fault of either program
-between the two can go unnoticed. Who wants it cheaper passes the descriptor.
+frame is read, hashed and sent while it lies in the processor's cache.
+
+Over a UNIX socket the bytes are hashed only when asked for (``--digest``): it costs half a
+processor second per GiB, more than all the copies. What is given up is that a fault of one of the
+two programs between pipe and part buffer would be found at once: then, as with a descriptor, the
+image is what the daemon received, of the size that was sent, each frame at its offset.
 """
 
 from __future__ import annotations

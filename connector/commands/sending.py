@@ -46,7 +46,8 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What to store and as what. descriptor: whether to let the daemon read it itself."""
+    """What to store and as what. descriptor: whether to let the daemon read it itself. digest:
+    whether to hash what passes through here instead, and have it compared at the end."""
 
     pool: str
     image: Name
@@ -58,6 +59,7 @@ class Order:
     keep: Keep = field(default_factory=Keep)
     replace: bool = False
     descriptor: bool = True
+    digest: bool = False
     attempts: int = ATTEMPTS
 
 
@@ -194,8 +196,9 @@ def _begin(client: Client, order: Order, token: str, given: Given) -> Writer:
     elif given.rewindable or order.token is not None:
         with contextlib.suppress(ImageNotFound):
             return client.resume(
-                order.pool, order.image, token, copy=order.copy, digest_to=_digests(order, given)
-            )
+                order.pool, order.image, token,
+                copy=order.copy, digest=order.digest, digest_to=_digests(order, given),
+            )  # fmt: skip
     return client.create(
         order.pool,
         order.image,
@@ -206,12 +209,13 @@ def _begin(client: Client, order: Order, token: str, given: Given) -> Writer:
         source=order.source,
         keep=order.keep,
         replace=order.replace,
+        digest=order.digest,
     )
 
 
 def _digests(order: Order, given: Given) -> Callable[[int], hashlib._Hash | None] | None:
-    """Hash again what is stored already, when the bytes pass through here anyway."""
-    return None if order.descriptor or not given.rewindable else given.digest
+    """Hash again what is stored already, where a digest is wanted."""
+    return given.digest if order.digest and given.rewindable else None
 
 
 def feed(

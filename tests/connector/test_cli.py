@@ -66,7 +66,10 @@ def store(socket: str, name: str, data: bytes, pool: str = "main") -> None:
 # --- put and get ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", [(), ("--no-descriptor",)], ids=["descriptor", "socket"])
+WAYS = [(), ("--no-descriptor",), ("--digest", "--no-descriptor")]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=["descriptor", "socket", "hashed"])
 def test_a_pipe_is_stored_and_read_back(socket: str, way: tuple[str, ...]) -> None:
     name = f"main/pipe{len(way)}"
     done = call("put", "--socket", socket, name, "--json", *way, data=DATA)
@@ -76,6 +79,21 @@ def test_a_pipe_is_stored_and_read_back(socket: str, way: tuple[str, ...]) -> No
     assert closed["sha256"] == hashlib.sha256(DATA).hexdigest()
     done = call("get", "--socket", socket, name, *way)
     assert (done.returncode, done.stdout) == (0, DATA)
+
+
+@pytest.mark.parametrize("way", [(), ("--digest",)], ids=["not asked", "asked"])
+def test_a_digest_of_the_clients_own_is_compared_when_asked_for(
+    socket: str, file: Path, monkeypatch: pytest.MonkeyPatch, way: tuple[str, ...]
+) -> None:
+    """A client that hashes wrongly finds out: so what it says was really compared."""
+    name = f"main/hashed{len(way)}"
+
+    def wrong(*, wanted: bool, offset: int) -> Any:
+        return hashlib.sha256(b"?") if wanted else None
+
+    monkeypatch.setattr("connector.client.new_digest", wrong)
+    code, _, err = said("put", "--socket", socket, "--no-descriptor", name, str(file), *way)
+    assert (code, "SHA-256" in err) == ((3, True) if way else (0, False)), err
 
 
 @pytest.mark.parametrize("way", [(), ("--no-descriptor",)], ids=["descriptor", "socket"])
