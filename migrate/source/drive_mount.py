@@ -14,7 +14,15 @@ from dataclasses import dataclass, field
 from migrate.errors import TapeError
 from migrate.source.drive_evidence import Evidence, gather
 from migrate.source.drive_scsi import SgDevice, Transport, generic_of
-from migrate.source.drive_st import Flag, Kernel, LinuxKernel, Op, Status, TapeDevice
+from migrate.source.drive_st import (
+    Flag,
+    Kernel,
+    LinuxKernel,
+    Op,
+    Status,
+    TapeDevice,
+    why_no_tape_device,
+)
 from migrate.source.drive_tape import DriveTape, drive_failure
 
 READY_S = 600.0
@@ -148,9 +156,7 @@ class Drive:
         )
 
     def _open(self) -> TapeDevice:
-        device = TapeDevice(self.path, self.kernel)
-        if device.is_tape and not device.rewinds_on_close:
-            return device
-        kind = "rewinds when it is closed" if device.is_tape else "is not a tape drive"
-        device.close()
-        raise TapeError(f"{self.path} {kind}", hint="give the drive's /dev/nst device")
+        why = why_no_tape_device(self.path, self.kernel)
+        if why:
+            raise TapeError(f"{self.path} {why}", hint="give the drive's /dev/nst device")
+        return TapeDevice(self.path, self.kernel)

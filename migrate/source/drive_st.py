@@ -14,6 +14,7 @@ import stat
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
+from pathlib import Path
 from typing import Protocol
 
 TAPE_MAJOR = 9
@@ -92,7 +93,7 @@ class Kernel(Protocol):
         """Open a device."""
         ...
 
-    def device_numbers(self, handle: int) -> tuple[int, int] | None:
+    def device_numbers(self, path: str) -> tuple[int, int] | None:
         """Major and minor number; None for what is no character device."""
         ...
 
@@ -116,9 +117,9 @@ class LinuxKernel:
         """Open a device."""
         return os.open(path, flags)
 
-    def device_numbers(self, handle: int) -> tuple[int, int] | None:
+    def device_numbers(self, path: str) -> tuple[int, int] | None:
         """Major and minor number; None for what is no character device."""
-        status = os.fstat(handle)
+        status = Path(path).stat()
         if not stat.S_ISCHR(status.st_mode):
             return None
         return os.major(status.st_rdev), os.minor(status.st_rdev)
@@ -136,6 +137,19 @@ class LinuxKernel:
         os.close(handle)
 
 
+def why_no_tape_device(path: str, kernel: Kernel) -> str:
+    """Why a path is no ``/dev/nst*``; '' when it is one. Looks at the name only, and opens nothing:
+    opening some devices has effects, and ``/dev/st*`` rewinds when it is closed.
+
+    Raises:
+        OSError: there is no such path.
+    """
+    numbers = kernel.device_numbers(path)
+    if numbers is None or numbers[0] != TAPE_MAJOR:
+        return "is not a tape drive"
+    return "" if numbers[1] & NO_REWIND else "rewinds when it is closed"
+
+
 class TapeDevice:
     """One open ``/dev/nst*``. Raises OSError with the driver's errno, and nothing else of its own
     but ForbiddenOperation."""
@@ -145,18 +159,6 @@ class TapeDevice:
         self.path = path
         self._kernel = kernel
         self._handle: int | None = kernel.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-
-    @property
-    def is_tape(self) -> bool:
-        """Whether it is a device of the st driver."""
-        numbers = self._kernel.device_numbers(self._open())
-        return numbers is not None and numbers[0] == TAPE_MAJOR
-
-    @property
-    def rewinds_on_close(self) -> bool:
-        """Whether it is ``/dev/st*``, which rewinds, and not ``/dev/nst*``."""
-        numbers = self._kernel.device_numbers(self._open())
-        return numbers is not None and not numbers[1] & NO_REWIND
 
     def read(self, buffer: bytearray) -> int:
         """Read one record (variable block size) into buffer; its length, 0 at a mark."""

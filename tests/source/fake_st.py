@@ -81,7 +81,7 @@ class FakeKernel:
         self.handles = 1
         return 99
 
-    def device_numbers(self, handle: int) -> tuple[int, int] | None:
+    def device_numbers(self, path: str) -> tuple[int, int] | None:
         return self.numbers
 
     def close(self, handle: int) -> None:
