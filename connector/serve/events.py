@@ -135,7 +135,7 @@ class Events:
             CursorExpired: events after cursor were forgotten, or there never was such a cursor.
         """
         if cursor < 0:
-            cursor = self._newest
+            cursor = self._last()
         found: Sequence[Event] = self._after(cursor, limit)
         ends = time.monotonic() + wait_s
         while not found and not gone() and not self._closed:
@@ -158,21 +158,21 @@ class Events:
     def _last(self) -> int:
         """The newest cursor that was ever given, also when its event is forgotten."""
         with self._journal.transaction() as db:
-            row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
-        return 0 if row is None else int(row[0])
+            return _last(db)
 
     def _after(self, cursor: int, limit: int) -> list[Event]:
         with self._journal.transaction() as db:
+            newest = _last(db)  # what was moved a moment ago is there before anybody is told
             oldest = db.execute("SELECT min(cursor) FROM events").fetchone()[0]
             rows = db.execute(
                 "SELECT cursor, at, kind, pool, name, copy, detail FROM events"
                 " WHERE cursor > ? ORDER BY cursor LIMIT ?",
                 (cursor, max(1, min(limit, MAX_LIST))),
             ).fetchall()
-        first_kept = self._newest + 1 if oldest is None else int(oldest)
-        if cursor > self._newest or 0 < cursor < first_kept - 1:
+        first_kept = newest + 1 if oldest is None else int(oldest)
+        if cursor > newest or 0 < cursor < first_kept - 1:
             raise CursorExpired(
-                f"events after cursor {cursor} are not kept (kept: {first_kept} to {self._newest})",
+                f"events after cursor {cursor} are not kept (kept: {first_kept} to {newest})",
                 hint="begin anew with cursor 0, and list the images to be sure of their states",
             )
         return [
@@ -187,3 +187,8 @@ class Events:
             )
             for number, at, kind, pool, name, copy, detail in rows
         ]
+
+
+def _last(db: sqlite3.Connection) -> int:
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
+    return 0 if row is None else int(row[0])

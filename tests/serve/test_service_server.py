@@ -207,6 +207,16 @@ def test_a_waiting_call_ends_with_its_client_and_with_its_time(caller: Caller) -
     assert events_after(caller, -1, wait_s=60).events == ()
 
 
+def test_a_cursor_of_what_was_moved_this_moment_has_not_expired(
+    service: Service, caller: Caller
+) -> None:
+    eventually(lambda: len(caller.kinds()) == 2)
+    service.events._newest -= 1  # as between the move and the telling of it
+    cursor = events_after(caller, 0).cursor
+    assert events_after(caller, cursor).events == ()
+    assert events_after(caller, -1).events == ()
+
+
 def test_a_cursor_behind_what_is_kept_has_expired(service: Service, caller: Caller) -> None:
     service.events._kept = 3
     for number in range(5):
