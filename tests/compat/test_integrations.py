@@ -257,9 +257,10 @@ class MariaDB:
             f" --pid-file={self.folder}/pid --skip-networking --innodb-buffer-pool-size=32M"
             f" --innodb-flush-log-at-trx-commit=0 >{self.folder}/log 2>&1"
         )
-        self.process = subprocess.Popen(
-            [*become(self.user), "bash", "-c", command], env=host.environ, cwd="/"
-        )
+        self.process = subprocess.Popen(  # which ends with the tests, however they end
+            [*become(self.user), "--pdeathsig", "KILL", "bash", "-c", command],
+            env=host.environ, cwd="/",
+        )  # fmt: skip
 
     def wait(self) -> None:
         until(lambda: self.host.run("mariadb --execute='SELECT 1'").returncode == 0)
