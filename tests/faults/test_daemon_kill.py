@@ -114,6 +114,8 @@ def coded(folder: Path) -> str:
     return f'compression = "zstd"\nencryption = "client"\nkey_file = "{key}"\nkey_id = "k1"\n'
 
 
+@pytest.mark.deep
+@pytest.mark.timeout(300)
 def test_what_is_acknowledged_as_spooled_survives_kills_and_reaches_the_store(
     moto_endpoint: str, tmp_path: Path
 ) -> None:
@@ -121,6 +123,8 @@ def test_what_is_acknowledged_as_spooled_survives_kills_and_reaches_the_store(
     assert list((tmp_path / "spool" / "main").iterdir()) == []
 
 
+@pytest.mark.deep
+@pytest.mark.timeout(300)
 def test_a_pool_that_compresses_and_encrypts_survives_kills(
     moto_endpoint: str, tmp_path: Path
 ) -> None:

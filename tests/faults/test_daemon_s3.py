@@ -62,9 +62,9 @@ def test_writers_get_through_an_s3_that_does_everything_wrong_now_and_then(
     get_through(moto_endpoint, tmp_path, share=0.4, most=1)
 
 
-@pytest.mark.parametrize(
-    "silent", [False, pytest.param(True, marks=pytest.mark.deep)], ids=["hangs up", "says nothing"]
-)
+@pytest.mark.deep
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("silent", [False, True], ids=["hangs up", "says nothing"])
 def test_writers_get_through_an_outage_that_is_longer_than_the_deadline(
     moto_endpoint: str, tmp_path: Path, silent: bool
 ) -> None:
