@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from migrate.source.awstape import AwsTape
 from migrate.source.drive_mount import Drive
 from migrate.source.drive_tape import DriveTape
 from migrate.source.folder import FolderTape
+from migrate.source.interface import Block, Filemark, TapeEvent, TapeSource
 from migrate.source.simh import SimhTape
 from tests.conformance.source import Layout, Make, SourceConformance
 from tests.source.fake_st import FakeKernel, tape_of
-from tests.source.tapes import END, GAP, MemoryTape, aws, items_of, tap, write
+from tests.source.tapes import END, FIXTURES, GAP, MemoryTape, aws, events, items_of, tap, write
 
 
 class TestMemoryTape(SourceConformance):
@@ -67,3 +69,27 @@ class TestDriveTape(SourceConformance):
             return Drive(path="/dev/nst0", kernel=FakeKernel(tape_of(layout))).mount("DRV001")
 
         return make
+
+
+def all_of(source: TapeSource) -> list[TapeEvent]:
+    with closing(source):
+        return events(source)
+
+
+@pytest.mark.parametrize("name", ["NBU001", "NBU002"])
+def test_every_source_that_keeps_records_gives_the_same_of_a_recorded_tape(
+    name: str, tmp_path: Path
+) -> None:
+    want = all_of(SimhTape(FIXTURES / f"nbu/{name}.tap", name))
+    layout: list[list[bytes]] = [[]]
+    for event in want:
+        if isinstance(event, Block):
+            layout[-1].append(event.data)
+        elif isinstance(event, Filemark):
+            layout.append([])
+    assert layout.pop() == []
+    for piece, method in ((65535, 0), (4096, 0), (65535, 1), (4096, 2)):
+        data = aws(layout, piece=piece, method=method)
+        assert all_of(AwsTape(write(tmp_path / "tape.het", data), name)) == want
+    drive = Drive(path="/dev/nst0", kernel=FakeKernel(tape_of(layout)))
+    assert all_of(drive.mount(name)) == want
