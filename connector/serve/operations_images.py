@@ -19,8 +19,9 @@ from catalog.errors import (
 from catalog.model import LockMode
 from connector.logs import Step
 from connector.pool.extents import extents as extents_of
-from connector.pool.index import Entry
+from connector.pool.index import Entry, entry_of
 from connector.pool.manifest import FragmentObject, Manifest
+from connector.pool.sidecar import kept_by
 from connector.pool.verify import Depth
 from connector.serve import recalls
 from connector.serve.drafts import IN_SPOOL, LISTED, Draft, DraftState
@@ -233,11 +234,12 @@ def props(session: ClientSession, call: messages.GetProps, wait: Patience) -> me
     )
     fragments = tuple(_fragment(part, now) for part, now in zip(shown, stored, strict=True))
     entry = unit.index.get(manifest.name, manifest.copy)
-    facts = facts_of_entry(entry) if entry is not None else _facts_of_manifest(manifest)
+    if entry is None:  # another host wrote it, and this index does not know it
+        entry = entry_of(manifest, kept_by(manifest.retention))
     states = [part.recall for part in fragments]
     told = fitting(fragments)
     return messages.Props(
-        facts=facts,
+        facts=facts_of_entry(entry),
         source=messages.Source(
             product=manifest.origin.product,
             client=manifest.origin.client,
@@ -276,27 +278,6 @@ def _draft_props(unit: Unit, draft: Draft) -> messages.Props:
         more=False,
         compression="none",
         encryption="none",
-    )
-
-
-def _facts_of_manifest(manifest: Manifest) -> ImageFacts:
-    """Of an image that another host wrote, and this index does not know."""
-    retention = manifest.retention
-    return ImageFacts(
-        image=Name(manifest.name),
-        copy=manifest.copy,
-        state="damaged" if manifest.gaps else "complete",
-        size=manifest.size or 0,
-        stored_size=manifest.stored_size,
-        created_at=manifest.created_at,
-        sha256=manifest.sha256,
-        storage_class=None if manifest.storage_class is None else str(manifest.storage_class),
-        expires_at=retention.expires_at,
-        infinite=retention.expires_infinite,
-        lock=str(retention.lock_mode).lower(),
-        lock_until=retention.lock_until,
-        hold=retention.hold,
-        id=manifest.token,
     )
 
 

@@ -349,3 +349,14 @@ def test_retention_is_extended_and_never_shortened(world: World, caller: Caller)
         caller(replace(longer, reason=""))
     with pytest.raises(ImageNotFound):
         caller(replace(longer, image=Name("b")))
+
+
+def test_props_of_an_image_that_the_index_does_not_know_are_those_that_it_would_have(
+    service: Service, caller: Caller
+) -> None:
+    caller.put("a", DATA, keep=Keep(infinite=True, hold=True))
+    unit = service.unit("main")
+    known: messages.Props = caller(messages.GetProps(pool="main", image=Name("a")))
+    with unit.journal.transaction() as db:
+        unit.index.forget(db, "a", 1)
+    assert caller(messages.GetProps(pool="main", image=Name("a"))) == known
