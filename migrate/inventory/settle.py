@@ -32,15 +32,11 @@ Merge = Callable[[Values, Values], tuple[dict[str, Any], list[str]]]
 """Given the kept row and the other one: what to change in the kept one, and what differs."""
 
 
-SORTERS = 2
-"""Threads that SQLite may sort with beside its own. They share its memory."""
-
 _MINUTE = 60 * NANOSECONDS
 
 
 def settle(db: sqlite3.Connection, report: ImportReport) -> None:
     """Fill the final tables from the staging tables, and index them."""
-    db.execute(f"PRAGMA threads = {SORTERS}")
     _images(db, report)
     _copies(db, report)
     _fragments(db, report)
