@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from catalog.errors import NoPool, PoolError
 from catalog.ledger import Ledger
+from catalog.retry import Retrying
 from catalog.s3 import S3Limits, S3Location
 from connector.pool.context import WRITER
 from connector.pool.journal import Journal
@@ -43,6 +44,9 @@ WORKERS = 64
 """Calls that may wait for the store at once, beside one for each image that may be open: a pool
 whose images all wait does not keep the others from theirs."""
 LEDGER_S = 60.0
+LAST_FLUSH_S, LAST_FLUSH_OF_DOWN_S = 30.0, 5.0
+"""How long an orderly end may take to bring the last rows to the ledger, of a pool that is up and
+of one that was down when it was last asked."""
 
 
 def open_s3_store(settings: PoolSettings) -> ObjectStore:
@@ -172,11 +176,13 @@ class Service:
         self._close_journals()
 
     def _flush_ledger(self, unit: Unit) -> None:
+        """Within bounds: rows that do not get there are in the journal, and wait."""
         pool = unit.opened
-        if pool is None or not unit.up:
+        if pool is None:
             return
+        patience = Retrying(deadline_s=LAST_FLUSH_S if unit.up else LAST_FLUSH_OF_DOWN_S)
         try:
-            pool.flush()
+            patience.call("the last commit to the ledger", pool.flush)
         except PoolError as exc:
             log.warning("pool %s: ledger rows wait for the next start: %s", unit.name, exc.message)
 
