@@ -449,7 +449,7 @@ def test_ranges_are_of_one_image(socket: str) -> None:
 
 def test_a_daemon_that_is_not_there_is_said_so_with_what_to_do(tmp_path: Path) -> None:
     code, out, err = said("ls", "--socket", str(tmp_path / "none"), "--json")
-    assert code == 2
+    assert code == 4
     assert "serve --embedded" in err
     assert json.loads(out)["error"]["code"] == "config"
 

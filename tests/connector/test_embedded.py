@@ -133,4 +133,4 @@ def test_a_client_without_a_daemon_is_told_how_to_start_one(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(home))
     monkeypatch.setattr(places, "SYSTEM_SOCKET", home / "none")
     code, _, err = said("ls")
-    assert (code, "tapeconnector serve --embedded" in err) == (2, True)
+    assert (code, "tapeconnector serve --embedded" in err) == (4, True)
