@@ -451,7 +451,7 @@ def test_a_daemon_that_is_not_there_is_said_so_with_what_to_do(tmp_path: Path) -
     code, out, err = said("ls", "--socket", str(tmp_path / "none"), "--json")
     assert code == 4
     assert "serve --embedded" in err
-    assert json.loads(out)["error"]["code"] == "config"
+    assert json.loads(out)["error"]["code"] == "connection"
 
 
 def test_a_socket_where_nobody_listens_any_more_is_said_so(tmp_path: Path) -> None:
