@@ -13,6 +13,7 @@ from tests.support.moto_s3 import moto_server
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--deep", action="store_true", help="also run slow and heavy tests")
+    parser.addoption("--soak", action="store_true", help="also run tests that take many minutes")
     parser.addoption("--rgw", action="store_true", help="also run against a RADOS Gateway")
 
 
@@ -21,6 +22,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "deep" in item.keywords and not config.getoption("--deep"):
             item.add_marker(pytest.mark.skip(reason="slow: runs with --deep"))
+        if "soak" in item.keywords and not config.getoption("--soak"):
+            item.add_marker(pytest.mark.skip(reason="takes many minutes: runs with --soak"))
         if "rgw" not in item.keywords:
             continue
         if not config.getoption("--rgw"):

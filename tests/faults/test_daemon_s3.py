@@ -72,6 +72,7 @@ def test_writers_get_through_an_outage_that_is_longer_than_the_deadline(
 
 
 @pytest.mark.deep
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("misdeed", list(MISDEEDS))
 def test_writers_get_through_an_s3_that_often_does_one_thing_wrong(
@@ -82,6 +83,7 @@ def test_writers_get_through_an_s3_that_often_does_one_thing_wrong(
 
 
 @pytest.mark.deep
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("deadline_s", [20, 120], ids=["given up", "waited for"])
 def test_writers_get_through_a_minute_without_s3(
