@@ -273,6 +273,9 @@ def run(words: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _run(words: Sequence[str], environ: Mapping[str, str]) -> int:
     operation, *rest = words or [""]
+    if operation in ("-h", "--help"):
+        print(f"usage: PROGRAM {USAGE}\nsee docs/cli.md, Bareos")
+        return 0
     if ARGUMENTS.get(operation) != len(rest):
         print(f"usage: PROGRAM {USAGE}", file=sys.stderr)
         return 2

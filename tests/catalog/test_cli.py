@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -345,7 +346,7 @@ def test_a_key_hands_over_to_another(run: Run, ledger: str, tmp_path: Path) -> N
     words = ["anchor", "--ledger", ledger, "--key-file"]
     assert run(*words, str(old), "--next-key", str(following)).code == 0
     assert run(*words, str(old), "--next-key", str(first)).code == 2
-    command = f"{sys.executable} {signing_script(tmp_path)} {new}"
+    command = shlex.join([sys.executable, str(signing_script(tmp_path)), str(new)])
     by_command = ["anchor", "--ledger", ledger, "--key-command", command]
     assert run(*by_command, "--public-key", str(following), "--next-key", str(first)).code == 0
     done = run("verify", "--ledger", ledger, "--key", str(first), "--json")

@@ -108,6 +108,11 @@ def test_words_that_are_none_are_refused(
     assert "usage: " in capsys.readouterr().err
 
 
+def test_people_who_ask_for_help_get_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dplcompat.run(["--help"], {}) == 0
+    assert "upload V P" in capsys.readouterr().out
+
+
 def test_the_connection_is_tested_with_its_pool(socket: str, tmp_path: Path) -> None:
     assert run(socket, "testconnection").returncode == 0
     assert run(socket, "testconnection", tapelift_pool="none").returncode == 1

@@ -38,7 +38,7 @@ def test_the_readmes_lines_work_as_they_stand(home: Path) -> None:
     assert serve == "tapeconnector serve --embedded"
     (home / "bin").mkdir()
     program = home / "bin" / "tapeconnector"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{PROGRAM[2]}" "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{PROGRAM[2]}" "$@"\n')
     program.chmod(0o755)
     environ = {
         name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "XDG_"))

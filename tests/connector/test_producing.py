@@ -89,8 +89,8 @@ def test_nothing_stays_of_a_program_that_fails(
 
 def test_a_shorter_stream_of_a_plain_pipe_cannot_be_told_apart(socket: str) -> None:
     # why --run is there: without it the shell's own exit code comes too late
-    failing = f'{sys.executable} -c "{LONG.format("sys.exit(1)")}"'
-    put = f"{sys.executable} -c '{PROGRAM[2]}' put --socket {socket} main/plain"
+    failing = f'"{sys.executable}" -c "{LONG.format("sys.exit(1)")}"'
+    put = f"'{sys.executable}' -c '{PROGRAM[2]}' put --socket {socket} main/plain"
     line = f"{failing} | {put}"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", line], capture_output=True, timeout=60, check=False
