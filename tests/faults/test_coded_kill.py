@@ -77,6 +77,7 @@ def test_a_killed_writer_of_an_encrypted_image_goes_on(
 
 
 @pytest.mark.deep
+@pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("coding", list(CODINGS))
 def test_kills_at_random_moments_lose_nothing_of_a_coded_image(

@@ -66,6 +66,7 @@ def wait_until_full(folder: Path, below: int = PART) -> None:
 
 
 @pytest.mark.deep
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 @needs_root
 def test_a_spool_whose_disk_is_full_makes_writers_wait_and_loses_nothing(
@@ -95,6 +96,7 @@ def test_a_spool_whose_disk_is_full_makes_writers_wait_and_loses_nothing(
 
 
 @pytest.mark.deep
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 @needs_root
 @pytest.mark.parametrize("ack", ["stored", "spooled"])
@@ -132,6 +134,7 @@ def test_a_journal_whose_disk_is_full_acknowledges_nothing_that_it_cannot_prove(
 
 
 @pytest.mark.deep
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_a_clock_that_is_a_day_off_in_every_other_life_loses_nothing(
     moto_endpoint: str, tmp_path: Path
@@ -153,6 +156,7 @@ def test_a_clock_that_is_a_day_off_in_every_other_life_loses_nothing(
 
 
 @pytest.mark.deep
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_images_of_killed_clients_are_incomplete_resumable_and_given_up_in_time(
     moto_endpoint: str, tmp_path: Path

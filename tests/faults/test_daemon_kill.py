@@ -82,9 +82,6 @@ def survive(
     assert hit, "all moments came too late"
 
 
-LATER = [pytest.param(which, marks=pytest.mark.soak) for which in range(10)]
-
-
 def test_a_daemon_killed_again_and_again_keeps_what_it_acknowledged_and_nothing_else(
     moto_endpoint: str, tmp_path: Path
 ) -> None:
@@ -92,8 +89,9 @@ def test_a_daemon_killed_again_and_again_keeps_what_it_acknowledged_and_nothing_
 
 
 @pytest.mark.deep
+@pytest.mark.soak
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("which", [0, 1, *LATER[2:10]])
+@pytest.mark.parametrize("which", range(10))
 def test_fifty_kills_at_random_moments_under_eight_writers(
     moto_endpoint: str, tmp_path: Path, which: int
 ) -> None:
@@ -118,6 +116,7 @@ def coded(folder: Path) -> str:
 
 
 @pytest.mark.deep
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_what_is_acknowledged_as_spooled_survives_kills_and_reaches_the_store(
     moto_endpoint: str, tmp_path: Path
@@ -127,6 +126,7 @@ def test_what_is_acknowledged_as_spooled_survives_kills_and_reaches_the_store(
 
 
 @pytest.mark.deep
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_a_pool_that_compresses_and_encrypts_survives_kills(
     moto_endpoint: str, tmp_path: Path
@@ -135,8 +135,9 @@ def test_a_pool_that_compresses_and_encrypts_survives_kills(
 
 
 @pytest.mark.deep
+@pytest.mark.soak
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("which", [0, *LATER[1:6]])
+@pytest.mark.parametrize("which", range(6))
 def test_thirty_kills_of_a_spooling_daemon(moto_endpoint: str, tmp_path: Path, which: int) -> None:
     seed = f"spooled {which}"
     survive(moto_endpoint, tmp_path, moments(5, seed), seed=seed, more=spooled(tmp_path))
@@ -144,8 +145,9 @@ def test_thirty_kills_of_a_spooling_daemon(moto_endpoint: str, tmp_path: Path, w
 
 
 @pytest.mark.deep
+@pytest.mark.soak
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("which", [0, *LATER[1:3]])
+@pytest.mark.parametrize("which", range(3))
 def test_fifteen_kills_of_a_pool_that_compresses_and_encrypts(
     moto_endpoint: str, tmp_path: Path, which: int
 ) -> None:

@@ -63,6 +63,7 @@ def test_writers_get_through_an_s3_that_does_everything_wrong_now_and_then(
 
 
 @pytest.mark.deep
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("silent", [False, True], ids=["hangs up", "says nothing"])
 def test_writers_get_through_an_outage_that_is_longer_than_the_deadline(

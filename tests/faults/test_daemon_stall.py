@@ -136,6 +136,7 @@ def test_every_call_is_answered_in_time_when_the_endpoint_falls_silent(scene: Sc
 
 
 @pytest.mark.deep
+@pytest.mark.soak
 def test_writers_and_the_end_of_the_daemon_wait_no_longer_than_the_deadline(scene: Scene) -> None:
     drain_s = 2.0  # what clients get that do not close what they have open
     scene.daemon.start(None, "--drain", str(drain_s))

@@ -28,7 +28,7 @@ from connector.wire.messages import GetEvents, Hello
 from connector.wire.session import message
 from tests.connector.support import Running, config_of, serving
 
-pytestmark = [pytest.mark.deep, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.deep, pytest.mark.soak, pytest.mark.timeout(300)]
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench"
 MIB = 1 << 20
